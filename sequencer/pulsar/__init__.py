@@ -1,0 +1,1 @@
+"""An asyncio client of Apache Pulsar's binary protocol, transactions included."""
