@@ -1,0 +1,168 @@
+"""The judgement: one submission against its aggregate's tail, and a batch of them against each other. Pure.
+
+`judge` is the rule. `Overlay` applies it to a batch: it knows the tail of every aggregate as of everything decided so
+far, committed or not, because the next batch is judged while the last one is still being committed. The index only
+hears of a batch after its commit (`partition.py`); until then the overlay alone knows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from sequencer.event import (
+    NO_AGGREGATE,
+    Accepted,
+    Flawed,
+    Reason,
+    Rejected,
+    Submission,
+    canonical_partition,
+)
+
+TAIL_CACHE_AGGREGATES = 200_000
+"""Aggregates whose tails an overlay holds in memory; beyond it the least recently seen half is dropped."""
+
+
+class Index(Protocol):
+    """What the overlay asks of the version index."""
+
+    def tails(self, keys: Sequence[str]) -> list[int]: ...
+    def accepted_version(self, event_id: bytes, key: str) -> int | None: ...
+
+
+class Decided(NamedTuple):
+    """A judged batch: its outcomes in the order of the submissions, and what its commit changes in the index."""
+
+    outcomes: list[Accepted | Rejected]
+    tails: Mapping[str, int]
+    """Aggregate -> new tail, of every aggregate that got an event."""
+    ids: Mapping[tuple[bytes, str], int]
+    """(event id, aggregate) -> version, of every accepted event."""
+    next_sequence: int
+    """The sequence that the first accepted event after this batch gets."""
+
+
+def judge(submission: Submission, tail: int, accepted_before: Callable[[bytes, str], int | None]) -> int | Rejected:
+    """The version that the submission becomes, or why it is rejected.
+
+    An expected version that matches is accepted without a look at the ids: a true retry cannot match any more, since
+    its first copy moved the tail; the same id sent again with a newer version that matches is a new event.
+
+    Args:
+        submission: what is asked.
+        tail: the aggregate's current version, -1 where there is none.
+        accepted_before: the id window: (event id, aggregate) -> the version it was accepted as.
+    """
+    expected = submission.expected
+    if expected == tail:
+        return tail + 1
+    version = accepted_before(submission.event_id, submission.key)
+    if version is not None:
+        return Rejected(
+            submission, Reason.DUPLICATE, f"accepted before as version {version}", expected, tail, accepted=version
+        )
+    if expected is None:
+        return tail + 1
+    found = "no such aggregate" if tail == NO_AGGREGATE else f"current version is {tail}"
+    return Rejected(submission, Reason.WRONG_EXPECTED_VERSION, f"expected {expected}, {found}", expected, tail)
+
+
+class Overlay:
+    """Tails and ids as of everything decided, over an index that knows what is committed.
+
+    It belongs to one run of SEQUENCE and dies with it: after a failure nobody knows which of its decisions came true.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        partition: int,
+        partitions: int,
+        next_sequence: int,
+        cache_aggregates: int = TAIL_CACHE_AGGREGATES,
+    ) -> None:
+        self._index = index
+        self._partition = partition
+        self._partitions = partitions
+        self._next_sequence = next_sequence
+        self._half = cache_aggregates // 2
+        # Two generations instead of an LRU: the young one takes every look-up and every decision; when it is full it
+        # becomes the old one and the old one is dropped. What is dropped was decided at least half a cache ago, and is
+        # long applied: `decide` refuses to let more than that be in flight.
+        self._young: dict[str, int] = {}
+        self._old: dict[str, int] = {}
+        self._undecided_ids: deque[Mapping[tuple[bytes, str], int]] = deque()
+        self._in_flight = 0
+
+    def decide(self, submissions: Sequence[Submission | Flawed]) -> Decided:
+        """Judge a batch in order. Nothing reaches the index; `applied` must follow once it did."""
+        self._in_flight += len(submissions)
+        assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
+        self._look_up(submissions)
+        tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], int]()
+        self._undecided_ids.append(ids)
+        outcomes: list[Accepted | Rejected] = []
+        sequence = self._next_sequence
+        for submission in submissions:
+            if isinstance(submission, Flawed):
+                outcomes.append(Rejected(submission, submission.reason, submission.detail))
+                continue
+            key = submission.key
+            tail = tails[key]
+            if tail == NO_AGGREGATE and (misrouted := self._misrouted(submission)):
+                outcomes.append(misrouted)
+                continue
+            verdict = judge(submission, tail, self._accepted_before)
+            if isinstance(verdict, int):
+                tails[key] = changed[key] = ids[submission.event_id, key] = verdict
+                outcomes.append(Accepted(submission, verdict, sequence))
+                sequence += 1
+            else:
+                outcomes.append(verdict)
+        self._next_sequence = sequence
+        return Decided(outcomes, changed, ids, sequence)
+
+    def applied(self, decided: Decided) -> None:
+        """The oldest batch that was decided is now in the index: its ids are found there."""
+        assert self._undecided_ids[0] is decided.ids, "batches are applied in the order they were decided"
+        self._undecided_ids.popleft()
+        self._in_flight -= len(decided.outcomes)
+
+    def _look_up(self, submissions: Sequence[Submission | Flawed]) -> None:
+        """Bring the tail of every aggregate of the batch into the young generation."""
+        young, old = self._young, self._old
+        keys = {submission.key for submission in submissions if type(submission) is Submission}
+        missing = []
+        for key in keys:
+            if key not in young:
+                tail = old.get(key)
+                if tail is None:
+                    missing.append(key)
+                else:
+                    young[key] = tail
+        if missing:
+            young.update(zip(missing, self._index.tails(missing), strict=True))
+        if len(young) > self._half:
+            # Dropped before this batch is judged, and after its tails were read: the young generation stays whole.
+            self._old, self._young = young, {key: young[key] for key in keys}
+
+    def _accepted_before(self, event_id: bytes, key: str) -> int | None:
+        for ids in reversed(self._undecided_ids):
+            version = ids.get((event_id, key))
+            if version is not None:
+                return version
+        return self._index.accepted_version(event_id, key)
+
+    def _misrouted(self, submission: Submission) -> Rejected | None:
+        """Whether another partition is the aggregate's own.
+
+        Asked only where the aggregate does not exist here: an aggregate that exists was asked at its first event.
+        """
+        home = canonical_partition(submission.key, self._partitions)
+        if home == self._partition:
+            return None
+        detail = f"the key belongs to partition {home} of {self._partitions}, it arrived in {self._partition}"
+        return Rejected(submission, Reason.MISROUTED, detail, submission.expected)

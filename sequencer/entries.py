@@ -1,0 +1,288 @@
+"""Between stored entries and the contract: submitted entries are read, outcomes are packed into entries. Pure.
+
+Reading never fails: an entry that cannot be opened is one `Flawed`, whose outcome keeps the entry's bytes. Packing never
+fails either: whatever could grow beyond the broker's message limit was already read as `too_large`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from sequencer.event import (
+    ACCEPTED_PROPERTIES,
+    MAX_ENTRY_BYTES,
+    MAX_KEY_BYTES,
+    OUTCOME_BYTES,
+    OUTCOME_PROPERTIES,
+    REJECTED_PROPERTIES,
+    Accepted,
+    BrokenContract,
+    Envelope,
+    Flawed,
+    Reason,
+    Rejected,
+    Source,
+    Submission,
+    accepted_properties,
+    binary_envelope,
+    rejected_properties,
+    structured_envelope,
+)
+from sequencer.pulsar.batches import compress, decompress, join_batch, split_batch
+from sequencer.pulsar.errors import CorruptBatch
+from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.pulsar_api_pb2 import CompressionType, MessageMetadata, SingleMessageMetadata
+
+OUTPUT_BATCH_BYTES = 1024 * 1024
+"""Uncompressed bytes after which an output entry is closed and another begun."""
+
+OUTPUT_BATCH_MESSAGES = 10_000
+"""Messages after which an output entry is closed and another begun."""
+
+
+SENDERS_OWN_FIELDS: Final = (
+    "producer_name",
+    "sequence_id",
+    "publish_time",
+    "highest_sequence_id",
+    "replicated_from",
+    "replicate_to",
+    "deliver_at_time",
+    "marker_type",
+    "txnid_least_bits",
+    "txnid_most_bits",
+)
+"""Metadata that says how an entry was sent, not what it says: an outcome has its own."""
+
+
+class Output(NamedTuple):
+    """One entry to be sent: metadata without the fields that the producer adds, and the payload as on the wire."""
+
+    metadata: bytes
+    payload: bytes
+    num_messages: int
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
+    """Every message of a submitted entry, in order; an entry that cannot be opened is one `Flawed` with index -1."""
+    metadata = entry.metadata
+    position = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
+    source = Source(position, metadata.compression, metadata.schema_version, None)
+    if entry.damage:
+        return [_closed(entry, source, Reason.MALFORMED, entry.damage, max_message_bytes)]
+    if metadata.num_chunks_from_msg > 1:
+        return [_closed(entry, source, Reason.CHUNKED, "chunks are judged one by one", max_message_bytes)]
+    if metadata.encryption_keys:
+        return [_read_sealed(entry, source, max_message_bytes)]
+    if metadata.uncompressed_size > MAX_ENTRY_BYTES and metadata.compression != CompressionType.NONE:
+        detail = f"{metadata.uncompressed_size} bytes uncompressed, at most {MAX_ENTRY_BYTES} are opened"
+        return [_closed(entry, source, Reason.TOO_LARGE, detail, max_message_bytes)]
+    try:
+        payload = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+        if not metadata.HasField("num_messages_in_batch"):
+            single = _single_metadata(metadata, len(payload))
+            return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes)]
+        return [
+            _read_message(single, head, body, source, index, max_message_bytes)
+            for index, (single, head, body) in enumerate(split_batch(payload, metadata.num_messages_in_batch))
+        ]
+    except CorruptBatch as broken:
+        return [_closed(entry, source, Reason.MALFORMED, str(broken), max_message_bytes)]
+
+
+def _read_message(
+    single: SingleMessageMetadata, head: bytes, payload: bytes, source: Source, index: int, limit: int
+) -> Submission | Flawed:
+    """One message out of an entry. Runs once per submitted message: it allocates little and asks the likely first."""
+    clashing: SingleMessageMetadata | None = None
+    properties: dict[str, str] | None = None
+    envelope: Envelope | None = None
+    reason, detail, id_text = Reason.MALFORMED, "", ""
+    key = single.partition_key
+    if single.properties:
+        properties = {field.key: field.value for field in single.properties}
+        if not OUTCOME_PROPERTIES.isdisjoint(properties):
+            clashing = single
+    if single.compacted_out:
+        # A flag of the broker's compaction, with which a publisher could hide the outcome from every consumer.
+        single.ClearField("compacted_out")
+        head = single.SerializeToString()
+    try:
+        envelope = _envelope(properties, payload, single)
+        id_text = envelope.id_text
+    except BrokenContract as broken:
+        detail, id_text = broken.detail, broken.id_text
+    if not key or single.null_partition_key:
+        reason, detail = Reason.MISSING_KEY, "a message needs a partition key: the id of its aggregate"
+    elif len(key) * 4 > MAX_KEY_BYTES and (refusal := _key_refusal(key)):
+        reason, detail = Reason.MALFORMED, refusal
+    elif type(key) is not str:
+        reason, detail = Reason.MALFORMED, "the partition key is not UTF-8"
+    elif envelope is not None and len(head) + len(payload) + OUTCOME_BYTES <= limit:
+        return Submission(key, envelope.event_id, id_text, envelope.expected, head, clashing, payload, source, index)
+    return _fitted(Flawed(reason, detail, id_text, head, clashing, payload, source, index), limit)
+
+
+def _envelope(properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata) -> Envelope:
+    if not payload or single.null_value:
+        raise BrokenContract("empty payload: compaction would take the event for a tombstone")
+    if properties is not None and "id" in properties:
+        return binary_envelope(properties)
+    return structured_envelope(payload)
+
+
+def _key_refusal(key: str | bytes) -> str:
+    length = len(key.encode() if isinstance(key, str) else key)
+    return f"a key of {length} bytes, at most {MAX_KEY_BYTES} are allowed" if length > MAX_KEY_BYTES else ""
+
+
+def _fitted(flawed: Flawed, limit: int) -> Flawed:
+    """The same, small enough for its outcome: beyond the broker's limit it keeps its properties only, or nothing."""
+    size = len(flawed.head) + len(flawed.payload) + OUTCOME_BYTES
+    if size <= limit:
+        return flawed
+    single = SingleMessageMetadata.FromString(flawed.head)
+    single.payload_size = 0
+    if single.ByteSize() + OUTCOME_BYTES > limit:
+        single = SingleMessageMetadata(payload_size=0)
+    detail = f"{size} bytes with its outcome, the broker takes at most {limit}"
+    return flawed._replace(
+        reason=Reason.TOO_LARGE,
+        detail=detail,
+        head=single.SerializeToString(),
+        clashing=single if flawed.clashing else None,
+        payload=b"",
+    )
+
+
+def _closed(entry: Entry, source: Source, reason: Reason, detail: str, limit: int) -> Flawed:
+    """An entry that stays closed: one outcome for all of it, with its bytes as they were stored."""
+    head = _single_metadata(entry.metadata, len(entry.payload))
+    clashing = head if any(field.key in OUTCOME_PROPERTIES for field in head.properties) else None
+    plain = source._replace(compression=CompressionType.NONE)
+    return _fitted(Flawed(reason, detail, "", head.SerializeToString(), clashing, entry.payload, plain, -1), limit)
+
+
+def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawed:
+    """An encrypted entry: in binary mode a single message can be judged by its properties and travel on unopened."""
+    if entry.metadata.HasField("num_messages_in_batch"):
+        return _closed(entry, source, Reason.ENCRYPTED, "the keys of an encrypted batch cannot be seen", limit)
+    single = _single_metadata(entry.metadata, len(entry.payload))
+    if all(field.key != "id" for field in single.properties):
+        return _closed(entry, source, Reason.ENCRYPTED, "an encrypted event needs its id as a property", limit)
+    sealed = source._replace(sealed=entry.metadata)
+    room = limit - entry.metadata.ByteSize()
+    return _read_message(single, single.SerializeToString(), entry.payload, sealed, -1, room)
+
+
+def _single_metadata(metadata: MessageMetadata, payload_bytes: int) -> SingleMessageMetadata:
+    """What an unbatched entry's metadata says of its message, in the form that it has inside a batch."""
+    single = SingleMessageMetadata(payload_size=payload_bytes)
+    single.properties.extend(metadata.properties)
+    for name in ("partition_key", "partition_key_b64_encoded", "event_time", "ordering_key"):
+        if metadata.HasField(name):
+            setattr(single, name, getattr(metadata, name))
+    for name in ("null_value", "null_partition_key"):
+        if getattr(metadata, name):
+            setattr(single, name, True)
+    return single
+
+
+# --- packing -----------------------------------------------------------------------------------------------------------
+
+
+def accepted_message(accepted: Accepted) -> bytes:
+    """The serialized SingleMessageMetadata of an accepted event."""
+    submission, version, sequence = accepted
+    source = submission.source
+    return _head(submission, ACCEPTED_PROPERTIES) + accepted_properties(
+        submission.id_text, version, sequence, f"{source.position}{submission.batch_index}"
+    )
+
+
+def rejected_message(rejected: Rejected) -> bytes:
+    """The serialized SingleMessageMetadata of a rejected event."""
+    submission = rejected.submission
+    return _head(submission, REJECTED_PROPERTIES) + rejected_properties(
+        rejected, f"{submission.source.position}{submission.batch_index}"
+    )
+
+
+def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:
+    if submission.clashing is None:
+        return submission.head
+    single = SingleMessageMetadata()
+    single.CopyFrom(submission.clashing)
+    kept = [field for field in submission.clashing.properties if field.key not in replaced]
+    del single.properties[:]
+    single.properties.extend(kept)
+    return single.SerializeToString()
+
+
+def pack(messages: Iterable[tuple[bytes, Submission | Flawed]], max_message_bytes: int) -> Iterator[Output]:
+    """Outcomes as entries, in order: one batch as long as compression and schema stay the same and the size allows.
+
+    Args:
+        messages: serialized SingleMessageMetadata and the submission whose payload goes with it.
+        max_message_bytes: the broker's limit for metadata and payload of one entry.
+    """
+    limit = min(OUTPUT_BATCH_BYTES, max_message_bytes - OUTCOME_BYTES)
+    batch: list[tuple[bytes, bytes]] = []
+    size, source = 0, None
+    for head, submission in messages:
+        added = len(head) + len(submission.payload) + 4
+        full = size + added > limit or len(batch) == OUTPUT_BATCH_MESSAGES
+        if batch and (full or not _may_share(submission.source, source)):
+            yield _batch(batch, source)
+            batch, size = [], 0
+        source = submission.source
+        if source.sealed is not None:
+            yield _sealed(head, submission.payload, source.sealed)
+            continue
+        batch.append((head, submission.payload))
+        size += added
+    if batch:
+        yield _batch(batch, source)
+
+
+def _may_share(source: Source, other: Source | None) -> bool:
+    """Whether messages of two submitted entries may stand in one output entry."""
+    return source is other or (
+        other is not None
+        and source.sealed is None
+        and other.sealed is None
+        and source.compression == other.compression
+        and source.schema_version == other.schema_version
+    )
+
+
+def _batch(parts: Sequence[tuple[bytes, bytes]], source: Source | None) -> Output:
+    assert source is not None
+    plain = join_batch(parts)
+    metadata = MessageMetadata(num_messages_in_batch=len(parts), uncompressed_size=len(plain))
+    payload = plain
+    if source.compression != CompressionType.NONE:
+        payload = compress(source.compression, plain)
+        if len(payload) < len(plain):
+            metadata.compression = source.compression
+        else:
+            payload = plain  # what does not shrink would grow, perhaps beyond the broker's limit
+    if source.schema_version:
+        metadata.schema_version = source.schema_version
+    return Output(metadata.SerializePartialToString(), payload, len(parts))
+
+
+def _sealed(head: bytes, payload: bytes, sealed: MessageMetadata) -> Output:
+    """An encrypted message by itself: its entry's own metadata, which holds the keys, with the outcome's properties."""
+    single = SingleMessageMetadata.FromString(head)
+    metadata = MessageMetadata()
+    metadata.CopyFrom(sealed)
+    for name in SENDERS_OWN_FIELDS:
+        metadata.ClearField(name)
+    del metadata.properties[:]
+    metadata.properties.extend(single.properties)
+    return Output(metadata.SerializePartialToString(), payload, 1)

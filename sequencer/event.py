@@ -1,0 +1,268 @@
+"""The message contract: what a submitted message must say, and what its outcome says. Pure.
+
+A submitted message carries its aggregate in the partition key and the rest in one of two content modes, named as in
+CloudEvents:
+
+- structured: the payload is a JSON object ``{"id": UUID, "version": int | null | absent, "data": any JSON}``;
+- binary: the message property ``id`` is present, ``id`` and ``version`` are properties, and the payload is the
+  application's own bytes, which nobody here opens.
+
+A message that says less, or something else, is a `Flawed`: a value like any other, for it has an outcome like any
+other. Nothing in this module raises because of what a publisher wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+
+NO_AGGREGATE = -1
+"""The tail of an aggregate that does not exist, and the expected version of its first event."""
+
+MAX_VERSION = 2**53
+"""The largest expected version: beyond it a JSON number is no longer exact in every client."""
+
+MAX_KEY_BYTES = 1024
+"""Longest aggregate key: it is held in memory and in the index for every aggregate."""
+
+MAX_ENTRY_BYTES = 64 * 1024 * 1024
+"""Largest submitted entry once decompressed; the whole entry is `too_large` beyond it, unopened."""
+
+OUTCOME_BYTES = 2048
+"""What an outcome may add to a message: our properties and the batch's own metadata."""
+
+MAX_DETAIL_CHARS = 512
+"""Longest `detail` property, in characters."""
+
+
+class Reason(StrEnum):
+    """Why a submission was rejected: the `reason` property on `rejected_events`."""
+
+    WRONG_EXPECTED_VERSION = "wrong_expected_version"
+    DUPLICATE = "duplicate"
+    MALFORMED = "malformed"
+    MISSING_KEY = "missing_key"
+    CHUNKED = "chunked"
+    ENCRYPTED = "encrypted"
+    MISROUTED = "misrouted"
+    TOO_LARGE = "too_large"
+
+
+ACCEPTED_PROPERTIES = frozenset({"id", "version", "sequence", "submission"})
+"""Properties that an accepted event carries; a publisher's own of these names is replaced."""
+
+REJECTED_PROPERTIES = frozenset(
+    {"id", "version", "expected_version", "current_version", "accepted_version", "reason", "detail", "submission"}
+)
+"""Properties that a rejected event carries; a publisher's own of these names is replaced."""
+
+OUTCOME_PROPERTIES = ACCEPTED_PROPERTIES | REJECTED_PROPERTIES
+
+
+class Source(NamedTuple):
+    """The submitted entry that a message came in, as far as its outcome must resemble it."""
+
+    position: str
+    """`ledger:entry:partition:`, the submission without its batch index."""
+    compression: int
+    schema_version: bytes
+    sealed: MessageMetadata | None
+    """The entry's own metadata where its payload is encrypted: it travels on unopened, by itself."""
+
+
+class Submission(NamedTuple):
+    """One submitted message that keeps the contract."""
+
+    key: str
+    event_id: bytes
+    """The UUID's 16 bytes: two spellings of one id are one id."""
+    id_text: str
+    expected: int | None
+    """The expected version; None accepts any."""
+    head: bytes
+    """Its serialized SingleMessageMetadata, to which the outcome's properties are appended."""
+    clashing: SingleMessageMetadata | None
+    """`head` parsed, where it holds properties that an outcome replaces; otherwise None."""
+    payload: bytes
+    source: Source
+    batch_index: int
+    """Position in the submitted batch; -1 where the entry was not a batch."""
+
+
+class Flawed(NamedTuple):
+    """One submitted message, or a whole entry that cannot be opened, that breaks the contract."""
+
+    reason: Reason
+    detail: str
+    id_text: str
+    """The event's id where it could be read, else empty."""
+    head: bytes
+    clashing: SingleMessageMetadata | None
+    payload: bytes
+    source: Source
+    batch_index: int
+
+
+class Accepted(NamedTuple):
+    """The outcome on `events`: the submission became this version of its aggregate."""
+
+    submission: Submission
+    version: int
+    sequence: int
+
+
+class Rejected(NamedTuple):
+    """The outcome on `rejected_events`, with what the publisher needs to understand it."""
+
+    submission: Submission | Flawed
+    reason: Reason
+    detail: str = ""
+    expected: int | None = None
+    current: int | None = None
+    """The aggregate's tail when the submission was judged; None where it was not looked at."""
+    accepted: int | None = None
+    """With `duplicate`: the version under which the same id was accepted before."""
+
+
+class Envelope(NamedTuple):
+    """What the contract asks of a message besides its key."""
+
+    id_text: str
+    event_id: bytes
+    expected: int | None
+
+
+class BrokenContract(ValueError):
+    """Says in one line what is wrong with a message. Caught where the message is read; never leaves the package."""
+
+    def __init__(self, detail: str, id_text: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.id_text = id_text
+
+
+class _Structured(msgspec.Struct, gc=False):
+    id: str
+    data: msgspec.Raw
+    version: Annotated[int, msgspec.Meta(ge=NO_AGGREGATE, le=MAX_VERSION)] | None = None
+
+
+_decode_structured = msgspec.json.Decoder(_Structured).decode
+
+
+def structured_envelope(payload: bytes) -> Envelope:
+    """Read the id and the expected version out of a JSON payload; `data` is checked to be JSON, not decoded.
+
+    Raises:
+        BrokenContract: not UTF-8, not a JSON object, or a field is missing or has another type.
+    """
+    try:
+        if not payload.isascii():
+            # The decoder skips over `data` by its quotes: it does not notice bytes that are no UTF-8.
+            payload.decode()
+        decoded = _decode_structured(payload)
+    except UnicodeDecodeError as broken:
+        raise BrokenContract(f"payload is not UTF-8: byte {broken.start}") from None
+    except msgspec.MsgspecError as broken:
+        raise BrokenContract(f"payload is not the JSON object of the contract: {broken}") from None
+    except RecursionError:
+        raise BrokenContract("payload is nested too deeply") from None
+    return Envelope(decoded.id, uuid_bytes(decoded.id), decoded.version)
+
+
+def binary_envelope(properties: dict[str, str]) -> Envelope:
+    """Read the id and the expected version from a message's properties.
+
+    Raises:
+        BrokenContract: the id is not a UUID, or the version not an integer from -1 to 2**53.
+    """
+    id_text = properties["id"]
+    event_id = uuid_bytes(id_text)
+    version = properties.get("version")
+    return Envelope(id_text, event_id, None if version is None else _version_from(version, id_text))
+
+
+def _version_from(text: str, id_text: str) -> int:
+    digits = text.removeprefix("-")
+    # int() alone would also take blanks, underscores, other scripts' digits and a text of any length.
+    if digits.isascii() and digits.isdigit() and len(digits) <= 16 and NO_AGGREGATE <= int(text) <= MAX_VERSION:
+        return int(text)
+    raise BrokenContract(f"property version is not an integer from -1 to 2**53: {text[:40]!r}", id_text)
+
+
+def uuid_bytes(text: str) -> bytes:
+    """The 16 bytes of a UUID in its usual spelling, 8-4-4-4-12 hexadecimal digits in either case.
+
+    Raises:
+        BrokenContract: it is spelled otherwise.
+    """
+    # Length and hyphens first: fromhex skips blanks, so they would shift digits into place unnoticed.
+    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":
+        try:
+            event_id = bytes.fromhex(text.replace("-", ""))
+        except ValueError:
+            event_id = b""
+        if len(event_id) == 16:
+            return event_id
+    raise BrokenContract(f"id is not a UUID: {text[:40]!r}")
+
+
+def canonical_partition(key: str, partitions: int) -> int:
+    """The partition that a key belongs to: Java's String.hashCode, made non-negative, modulo the partition count.
+
+    It is what the Java and Go clients do by default (JavaStringHash). Java hashes UTF-16 units, so a character beyond
+    the Basic Multilingual Plane counts as its two surrogates.
+    """
+    units: Sequence[int]
+    if key.isascii():
+        units = key.encode()
+    else:
+        utf16 = memoryview(key.encode("utf-16-le", "surrogatepass"))
+        units = [low | high << 8 for low, high in zip(utf16[::2], utf16[1::2], strict=True)]
+    value = 0
+    for unit in units:
+        value = (31 * value + unit) & 0xFFFFFFFF
+    return (value & 0x7FFFFFFF) % partitions
+
+
+def _property(name: str, value: str) -> bytes:
+    """One serialized `KeyValue properties = 1` field, of MessageMetadata's field 4 or SingleMessageMetadata's 1."""
+    field = SingleMessageMetadata()
+    field.properties.add(key=name, value=value)
+    return field.SerializePartialToString()
+
+
+def accepted_properties(id_text: str, version: int, sequence: int, submission: str) -> bytes:
+    """The properties of an accepted event, serialized as fields of SingleMessageMetadata.
+
+    Written out by hand because it runs once for every accepted event: protobuf lets serialized fields be appended, and
+    building the same four KeyValues with the library costs several times as much. Every length fits one byte: an id
+    has 36 characters, the numbers at most 20, a submission at most 63.
+    """
+    v, s = str(version), str(sequence)
+    nv, ns, nm = len(v), len(s), len(submission)
+    return (
+        f"\n\x2a\n\x02id\x12\x24{id_text}"
+        f"\n{chr(11 + nv)}\n\x07version\x12{chr(nv)}{v}"
+        f"\n{chr(12 + ns)}\n\x08sequence\x12{chr(ns)}{s}"
+        f"\n{chr(14 + nm)}\n\nsubmission\x12{chr(nm)}{submission}"
+    ).encode("ascii")
+
+
+def rejected_properties(rejected: Rejected, submission: str) -> bytes:
+    """The properties of a rejected event, serialized as fields of SingleMessageMetadata; what is unknown is absent."""
+    fields = {
+        "id": rejected.submission.id_text,
+        "reason": rejected.reason.value,
+        "detail": rejected.detail[:MAX_DETAIL_CHARS],
+        "expected_version": "" if rejected.expected is None else str(rejected.expected),
+        "current_version": "" if rejected.current is None else str(rejected.current),
+        "accepted_version": "" if rejected.accepted is None else str(rejected.accepted),
+        "submission": submission,
+    }
+    return b"".join(_property(name, value) for name, value in fields.items() if value)
