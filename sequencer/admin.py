@@ -1,0 +1,109 @@
+"""Pulsar's admin REST interface, as little of it as `sequencer init` needs: JSON in, JSON out, errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import httpx
+
+from sequencer import SequencerError
+
+REQUEST_TIMEOUT_S = 45.0
+"""Longer than the 30 s for which loading a topic can stall in the broker, so that the broker's own answer arrives."""
+CONNECT_TIMEOUT_S = 10.0
+MAX_REDIRECTS = 5
+MAX_ERROR_CHARS = 300
+
+HTTP_NOT_FOUND = 404
+HTTP_CONFLICT = 409
+
+
+class AdminFailed(SequencerError):
+    """The admin interface refused a request, or could not be reached (then `status` is 0)."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Admin:
+    """A connection to the admin interface.
+
+    Args:
+        admin_url: for example "http://127.0.0.1:8080".
+        token: sent as a bearer token where given.
+    """
+
+    def __init__(self, admin_url: str, token: str | None = None) -> None:
+        self.admin_url = admin_url.rstrip("/")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+            scheme = httpx.URL(self.admin_url).scheme
+        except httpx.InvalidURL as error:
+            raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} ({error})") from error
+        if scheme not in ("http", "https"):
+            raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} (expected http://HOST:PORT)")
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> Any:
+        """The decoded answer; None where the broker answers with nothing (a policy that was never set)."""
+        return self._call("GET", path)
+
+    def put(self, path: str, body: object = None) -> None:
+        self._call("PUT", path, body)
+
+    def post(self, path: str, body: object = None) -> None:
+        self._call("POST", path, body)
+
+    def delete(self, path: str, query: Mapping[str, str] | None = None) -> None:
+        self._call("DELETE", path, query=query)
+
+    def _call(self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Any:
+        """Raises: AdminFailed."""
+        url = f"{self.admin_url}/admin/v2/{quote(path)}"
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._send(method, url, body, query)
+            if not response.is_redirect:
+                return _decoded(method, path, response)
+            # Another broker owns the topic. httpx's own redirects would drop the bearer token on the way.
+            url = urljoin(url, response.headers["Location"])
+            query = None
+        raise AdminFailed(f"{method} {path}: more than {MAX_REDIRECTS} redirects, the last one to {url}")
+
+    def _send(self, method: str, url: str, body: object, query: Mapping[str, str] | None) -> httpx.Response:
+        try:
+            return self._http.request(method, url, json=body, params=query)
+        except httpx.TimeoutException as error:
+            raise AdminFailed(f"{method} {url}: no answer in time ({type(error).__name__})") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise AdminFailed(f"cannot reach the admin interface at {self.admin_url}: {error}") from error
+
+
+def _decoded(method: str, path: str, response: httpx.Response) -> Any:
+    if response.is_success:
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise AdminFailed(f"{method} {path}: the answer is not JSON: is this Pulsar's admin interface?") from error
+    raise AdminFailed(f"{method} {path}: {response.status_code} {_reason(response)}", response.status_code)
+
+
+def _reason(response: httpx.Response) -> str:
+    """What the broker says is wrong, in one line: it answers {"reason": "..."}, a proxy answers with a page."""
+    try:
+        reason = response.json()["reason"]
+    except (ValueError, KeyError, TypeError):
+        reason = response.text or response.reason_phrase
+    return " ".join(str(reason).split())[:MAX_ERROR_CHARS]

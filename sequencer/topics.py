@@ -1,0 +1,293 @@
+"""The four topics of a namespace: their names, and how `sequencer init` creates them.
+
+Every topic has the same number of partitions, fixed for life: it decides which partition an aggregate belongs to.
+Partition n of `submitted_events` is judged into partition n of `events` and `rejected_events` by the owner of
+`sequencer_owners`-n.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sequencer import SequencerError
+from sequencer.admin import HTTP_CONFLICT, HTTP_NOT_FOUND, Admin, AdminFailed
+
+DEFAULT_NAMESPACE = "public/default"
+SUBSCRIPTION = "sequencer"
+"""The durable subscription on every partition of `submitted_events`, from the first message on."""
+
+MAX_PARTITIONS = 1024
+SUBMITTED_RETENTION_DAYS = 7
+REJECTED_RETENTION_DAYS = 30
+FOR_EVER_DAYS = -1
+MAX_RETENTION_DAYS = 36_500
+COMPACTION_THRESHOLD_BYTES = 100 * 1024 * 1024
+
+POLICY_VISIBLE_WITHIN_S = 60.0
+"""Topic policies travel through a system topic of the namespace, which the first one of all has to create."""
+POLICY_ASK_AGAIN_S = 0.05
+ATTEMPTS = 4
+RETRY_DELAY_S = 1.0
+MINUTES_PER_DAY = 24 * 60
+
+_NAMESPACE = re.compile(r"[-=:.\w]+/[-=:.\w]+", re.ASCII)
+
+
+class NamespaceInvalid(SequencerError):
+    """Not of the form tenant/namespace."""
+
+
+class NamespaceMissing(SequencerError):
+    """The namespace does not exist. Creating one takes decisions (clusters, quotas, roles) that are not ours."""
+
+
+class PartitionsFixed(SequencerError):
+    """The topics exist with another number of partitions than asked for, or disagree with each other."""
+
+
+class PolicyNotVisible(SequencerError):
+    """The broker took a topic policy, but did not show it within POLICY_VISIBLE_WITHIN_S."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of the four topics in a namespace.
+
+    Raises: NamespaceInvalid.
+    """
+
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        parts = self.namespace.split("/")
+        if not _NAMESPACE.fullmatch(self.namespace) or any(part.strip(".") == "" for part in parts):
+            raise NamespaceInvalid(
+                f"not a namespace: {self.namespace!r} (expected tenant/namespace, as in public/default)"
+            )
+
+    @property
+    def submitted(self) -> str:
+        return self._full("submitted_events")
+
+    @property
+    def events(self) -> str:
+        return self._full("events")
+
+    @property
+    def rejected(self) -> str:
+        return self._full("rejected_events")
+
+    @property
+    def owners(self) -> str:
+        return self._full("sequencer_owners")
+
+    @property
+    def all(self) -> tuple[str, str, str, str]:
+        return (self.submitted, self.events, self.rejected, self.owners)
+
+    def submitted_partition(self, partition: int) -> str:
+        return partition_of(self.submitted, partition)
+
+    def events_partition(self, partition: int) -> str:
+        return partition_of(self.events, partition)
+
+    def rejected_partition(self, partition: int) -> str:
+        return partition_of(self.rejected, partition)
+
+    def owners_partition(self, partition: int) -> str:
+        return partition_of(self.owners, partition)
+
+    def _full(self, name: str) -> str:
+        return f"persistent://{self.namespace}/{name}"
+
+
+def partition_of(topic: str, partition: int) -> str:
+    assert partition >= 0
+    return f"{topic}-partition-{partition}"
+
+
+def short_name(topic: str) -> str:
+    """The last part of a full topic name: what people call it."""
+    return topic.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """What the topics should be. Retention in days counts from the acknowledgement; FOR_EVER_DAYS keeps everything."""
+
+    partitions: int
+    submitted_retention_days: int = SUBMITTED_RETENTION_DAYS
+    rejected_retention_days: int = REJECTED_RETENTION_DAYS
+    compaction_threshold_bytes: int = COMPACTION_THRESHOLD_BYTES
+
+
+class Step(NamedTuple):
+    """One thing that was looked at: `what` holds now; `changed` says whether it had to be made so."""
+
+    topic: str
+    what: str
+    changed: bool
+
+
+class _Policy(NamedTuple):
+    topic: str
+    resource: str
+    value: object
+    what: str
+
+
+def create_topics(admin: Admin, topics: Topics, plan: TopicPlan) -> Iterator[Step]:
+    """Creates what is missing and yields every step when it is done. Running it again changes nothing.
+
+    Nothing is created before everything that exists has been found to agree with the plan.
+
+    Raises: NamespaceMissing, PartitionsFixed, PolicyNotVisible, AdminFailed.
+    """
+    found = partitions_found(admin, topics)
+    _check_partitions(found, plan.partitions)
+    for topic in topics.all:
+        yield _create_topic(admin, topic, plan.partitions, exists=found[topic] is not None)
+    for policy in _policies(topics, plan):
+        yield _set_policy(admin, policy)
+    for partition in range(plan.partitions):
+        yield _create_subscription(admin, topics.submitted_partition(partition))
+
+
+def partitions_found(admin: Admin, topics: Topics) -> dict[str, int | None]:
+    """How many partitions each topic has: None = there is no such topic, 0 = it exists and is not partitioned.
+
+    Raises: NamespaceMissing, AdminFailed.
+    """
+    try:
+        admin.get(f"namespaces/{topics.namespace}")
+    except AdminFailed as error:
+        if error.status != HTTP_NOT_FOUND:
+            raise
+        raise NamespaceMissing(
+            f"namespace {topics.namespace} does not exist: create it first (pulsar-admin namespaces create ...)"
+        ) from error
+    return {topic: _partitions_of(admin, topic) for topic in topics.all}
+
+
+def _partitions_of(admin: Admin, topic: str) -> int | None:
+    try:
+        return int(admin.get(f"{_path(topic)}/partitions")["partitions"])
+    except AdminFailed as error:
+        if error.status == HTTP_NOT_FOUND:
+            return None
+        raise
+
+
+def _check_partitions(found: dict[str, int | None], asked: int) -> None:
+    wrong = {short_name(topic): count for topic, count in found.items() if count not in (None, asked)}
+    if not wrong:
+        return
+    listed = ", ".join(
+        f"{name} has {count} partitions" if count else f"{name} is not partitioned" for name, count in wrong.items()
+    )
+    raise PartitionsFixed(
+        f"{listed}, {asked} were asked for: the number is fixed for life, because it decides where an aggregate lives"
+    )
+
+
+def _create_topic(admin: Admin, topic: str, partitions: int, *, exists: bool) -> Step:
+    what = f"{partitions} partition{'s' if partitions > 1 else ''}"
+    if not exists:
+        try:
+            _retried(lambda: admin.put(f"{_path(topic)}/partitions", partitions))
+        except AdminFailed as error:
+            # Somebody else's init, or our own request whose answer was lost: what counts is what is there now.
+            if error.status != HTTP_CONFLICT or _partitions_of(admin, topic) != partitions:
+                raise
+    # A creation that was cut short leaves partitions missing, and our brokers do not create any on use.
+    missing = _missing_partitions(admin, topic, partitions)
+    if missing:
+        _retried(lambda: admin.post(f"{_path(topic)}/createMissedPartitions"))
+        missing = _missing_partitions(admin, topic, partitions)
+        if missing:
+            raise AdminFailed(f"{topic}: the broker did not create partitions {missing}")
+        return Step(topic, what, changed=True)
+    return Step(topic, what, changed=not exists)
+
+
+def _missing_partitions(admin: Admin, topic: str, partitions: int) -> list[int]:
+    namespace = _path(topic).removeprefix("persistent/").rpartition("/")[0]
+    existing = set(admin.get(f"persistent/{namespace}"))
+    return [n for n in range(partitions) if partition_of(topic, n) not in existing]
+
+
+def _policies(topics: Topics, plan: TopicPlan) -> Iterator[_Policy]:
+    for topic, days in (
+        (topics.submitted, plan.submitted_retention_days),
+        (topics.events, FOR_EVER_DAYS),
+        (topics.rejected, plan.rejected_retention_days),
+        (topics.owners, FOR_EVER_DAYS),
+    ):
+        yield _Policy(topic, "retention", retention(days), f"retention {'for ever' if days < 0 else f'{days} days'}")
+        # A receipt of -1:-1 (taken for a duplicate) would mean that an outcome was not stored.
+        yield _Policy(topic, "deduplicationEnabled", False, "deduplication off")
+    threshold = plan.compaction_threshold_bytes
+    yield _Policy(topics.events, "compactionThreshold", threshold, f"compaction from {threshold} bytes on")
+
+
+def retention(days: int) -> dict[str, int]:
+    """The retention policy as the admin interface writes it. Both limits hold at once: size -1 leaves only the time."""
+    minutes = FOR_EVER_DAYS if days < 0 else days * MINUTES_PER_DAY
+    return {"retentionTimeInMinutes": minutes, "retentionSizeInMB": -1}
+
+
+def _set_policy(admin: Admin, policy: _Policy) -> Step:
+    """Sets a topic policy and waits until the broker shows it, which is some time after it was taken."""
+    path = f"{_path(policy.topic)}/{policy.resource}"
+    if _same(_retried(lambda: admin.get(path)), policy.value):
+        return Step(policy.topic, policy.what, changed=False)
+    _retried(lambda: admin.post(path, policy.value))
+    deadline = time.monotonic() + POLICY_VISIBLE_WITHIN_S
+    while not _same(admin.get(path), policy.value):
+        if time.monotonic() > deadline:
+            raise PolicyNotVisible(
+                f"{policy.topic}: {policy.resource} is not visible {POLICY_VISIBLE_WITHIN_S:.0f} s after it was set"
+            )
+        time.sleep(POLICY_ASK_AGAIN_S)
+    return Step(policy.topic, policy.what, changed=True)
+
+
+def _same(found: Any, wanted: object) -> bool:
+    """Whether a policy holds. Newer brokers may add fields to an object: only ours are compared."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
+    return type(found) is type(wanted) and bool(found == wanted)
+
+
+def _create_subscription(admin: Admin, topic: str) -> Step:
+    what = f"subscription {SUBSCRIPTION} from the first message on"
+    existing = _retried(lambda: admin.get(f"{_path(topic)}/subscriptions"))
+    if SUBSCRIPTION in existing:
+        return Step(topic, what, changed=False)
+    earliest = {"ledgerId": -1, "entryId": -1, "partitionIndex": -1}
+    try:
+        _retried(lambda: admin.put(f"{_path(topic)}/subscription/{SUBSCRIPTION}", earliest))
+    except AdminFailed as error:
+        if error.status != HTTP_CONFLICT:
+            raise
+    return Step(topic, what, changed=True)
+
+
+def _retried(call: Any) -> Any:
+    """Asks again where the broker itself failed (5xx: a topic in transfer, a transaction buffer that is loading)."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except AdminFailed as error:
+            if error.status < 500 or attempt == ATTEMPTS:
+                raise
+        time.sleep(RETRY_DELAY_S * attempt)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _path(topic: str) -> str:
+    return topic.replace("persistent://", "persistent/", 1)
