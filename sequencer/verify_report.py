@@ -1,0 +1,86 @@
+"""What a verification finds: one line per invariant, with the message ids that show each violation."""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+MAX_EXAMPLES: Final = 100  # violations described per invariant; all are counted
+
+
+class Invariant(StrEnum):
+    """What is promised, in the order of the design."""
+
+    I1 = "versions of an aggregate are 0, 1, 2, ... without gap or repeat, in one partition"
+    I2 = "sequence of a partition is 0, 1, 2, ... without gap or repeat"
+    I3 = "every submission has exactly one outcome, and is acknowledged if and only if it has it"
+    I4 = "an expected version was the aggregate's version where accepted, and was not where rejected for it"
+    I5 = "the index holds the version of each aggregate's last event"
+    I6 = "no event is accepted twice, and a duplicate was accepted before"
+    I7 = "outcomes of an aggregate keep the order of submission"
+
+
+class Violation(NamedTuple):
+    """One broken promise: what is wrong, and the message ids that show it."""
+
+    what: str
+    message_ids: tuple[str, ...]
+
+
+class Line(NamedTuple):
+    """One invariant's result; `examples` holds the first MAX_EXAMPLES violations."""
+
+    invariant: Invariant
+    checked: int
+    violations: int
+    examples: tuple[Violation, ...]
+
+    def __str__(self) -> str:
+        verdict = f"{self.violations} violations" if self.violations else "ok"
+        shown = "".join(f"\n    {example.what} [{', '.join(example.message_ids)}]" for example in self.examples)
+        return f"{self.invariant.name} {verdict}, {self.checked} checked: {self.invariant}{shown}"
+
+
+class Report(NamedTuple):
+    """What a verification found."""
+
+    lines: tuple[Line, ...]
+    pending: int  # submissions without an outcome that are not acknowledged either
+    before_retention: int  # outcomes whose submission lies before the first that the input still holds: not checked
+
+    @property
+    def ok(self) -> bool:
+        """No promise was broken."""
+        return not any(line.violations for line in self.lines)
+
+    def violated(self) -> dict[str, int]:
+        """The broken invariants by name, with how often."""
+        return {line.invariant.name: line.violations for line in self.lines if line.violations}
+
+    def __str__(self) -> str:
+        return "\n".join(str(line) for line in self.lines)
+
+
+class Findings:
+    """Counts checks and violations per invariant."""
+
+    def __init__(self) -> None:
+        self.checked = dict.fromkeys(Invariant, 0)
+        self.violations = dict.fromkeys(Invariant, 0)
+        self.examples: dict[Invariant, list[Violation]] = {invariant: [] for invariant in Invariant}
+
+    def violated(self, invariant: Invariant, what: str, *message_ids: object) -> None:
+        self.violations[invariant] += 1
+        if len(self.examples[invariant]) < MAX_EXAMPLES:
+            self.examples[invariant].append(Violation(what, tuple(str(message_id) for message_id in message_ids)))
+
+    def copy(self) -> "Findings":
+        other = Findings()
+        other.checked = dict(self.checked)
+        other.violations = dict(self.violations)
+        other.examples = {invariant: list(examples) for invariant, examples in self.examples.items()}
+        return other
+
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(
+            Line(invariant, self.checked[invariant], self.violations[invariant], tuple(self.examples[invariant]))
+            for invariant in Invariant
+        )
