@@ -37,7 +37,7 @@ class BrokerStopped(SequencerError):
 
     def __init__(self, reason: str, acknowledged: int, unknown: int) -> None:
         super().__init__(
-            f"the broker stopped taking events ({reason}): {acknowledged} acknowledged, {unknown} more of unknown outcome"
+            f"the broker stopped taking events ({reason}): {acknowledged} acknowledged, outcome unknown for {unknown}"
         )
         self.acknowledged = acknowledged
         self.unknown = unknown
@@ -58,6 +58,9 @@ class Summary(NamedTuple):
     @property
     def events_per_s(self) -> float:
         return self.published / self.seconds if self.seconds > 0 else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return self._asdict() | {"events_per_s": round(self.events_per_s, 1)}
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
