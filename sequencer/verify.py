@@ -141,17 +141,15 @@ class Verifier:
         row = state.columns.accepted.append(record.message_id, record.version, record.published_at_ms)
         self._check_sequence(state, record)
         self._check_version(state, key, record)
-        ordinal = self._submission_of(state, record.submission, record.message_id)
-        if ordinal is None:
-            state.last_accepted[key] = _Last(row, NO_ROW)
-            return
-        if ordinal == NO_ROW:
-            state.columns.trimmed.append((key, record.event_id or NO_ID, row))
-        else:
-            submitted = state.columns.submitted
+        ordinals = self._submissions_of(state, record.submission, record.message_id, whole_entry=False)
+        ordinal = NO_ROW
+        if ordinals:
+            submitted, ordinal = state.columns.submitted, ordinals[0]
             submitted.accepted_rows[ordinal] = row
             same = submitted.keys[ordinal] == key and submitted.event_id(ordinal) == record.event_id
             self._check_description(same, submitted.positions[ordinal], record.message_id)
+        elif ordinals is not None:
+            state.columns.trimmed.append((key, record.event_id or NO_ID, row))
         self._check_order(state.last_accepted, key, _Last(row, ordinal), record.message_id)
 
     def rejected(self, partition: int, record: Rejected) -> None:
@@ -161,10 +159,12 @@ class Verifier:
         reason = _REASONS.get(record.reason, OTHER_REASON)
         claimed = record.accepted_version if reason == DUPLICATE else record.current_version
         row = columns.rejected.append(record.message_id, reason, UNREADABLE if claimed is None else claimed)
-        ordinal = self._submission_of(state, record.submission, record.message_id)
-        if ordinal is None or ordinal == NO_ROW:
+        ordinals = self._submissions_of(state, record.submission, record.message_id, whole_entry=True)
+        for ordinal in ordinals or ():
+            columns.submitted.rejected_rows[ordinal] = row
+        if not ordinals or len(ordinals) > 1:
             return
-        columns.submitted.rejected_rows[ordinal] = row
+        ordinal = ordinals[0]
         key = self._key_number(record.key)
         same = columns.submitted.keys[ordinal] == key
         if reason != OTHER_REASON:
@@ -248,24 +248,34 @@ class Verifier:
             )
             findings.violated(Invariant.I1, what, *ids)
 
-    def _submission_of(self, state: _Partition, submission: str, outcome: MessageId) -> int | None:
-        """The ordinal of an outcome's submission, NO_ROW where it was trimmed, None where there cannot be one."""
-        submitted = state.columns.submitted
+    def _submissions_of(
+        self, state: _Partition, submission: str, outcome: MessageId, *, whole_entry: bool
+    ) -> range | None:
+        """The ordinals of an outcome's submission: none where it was trimmed, None where there cannot be one.
+
+        A batch that cannot be opened is rejected as one, under its entry's id without batch index (`whole_entry`).
+        """
+        columns = state.columns.submitted
         message_id = parse_message_id(submission)
         if message_id is None or message_id.partition != state.columns.number:
             what = f"an outcome whose submission {submission!r} is no message of this partition"
             self._findings.violated(Invariant.I3, what, outcome)
             return None
-        ordinal = submitted.positions.find(message_id)
-        if ordinal is None and submitted.positions.starts_after(message_id):
+        if columns.positions.starts_after(message_id):
             self._before_retention += 1
-            return NO_ROW
-        if ordinal is None:
+            return range(0)
+        if whole_entry and message_id.batch_index == -1:
+            ordinals = columns.positions.entry(message_id)
+        else:
+            ordinal = columns.positions.find(message_id)
+            ordinals = range(0) if ordinal is None else range(ordinal, ordinal + 1)
+        if not ordinals:
             self._findings.violated(Invariant.I3, "an outcome of nothing that was submitted", message_id, outcome)
-        elif submitted.has_outcome(ordinal):
+        elif any(columns.has_outcome(ordinal) for ordinal in ordinals):
             self._findings.violated(Invariant.I3, "a second outcome", message_id, outcome)
-            return None
-        return ordinal
+        else:
+            return ordinals
+        return None
 
     def _check_description(self, same: bool, submission: MessageId, outcome: MessageId) -> None:
         if not same:

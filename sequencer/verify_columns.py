@@ -49,14 +49,14 @@ class Positions:
 
     def find(self, message_id: MessageId) -> int | None:
         """The ordinal of a message id, None where the log does not have it."""
-        at = bisect_left(self._ledgers, message_id.ledger)
-        if at == len(self._ledgers) or self._ledgers[at] != message_id.ledger:
-            return None
-        entries, packed = self._entries[at], _pack(message_id)
-        found = bisect_left(entries, packed)
-        if found == len(entries) or entries[found] != packed:
-            return None
-        return self._first_ordinals[at] + found
+        ordinal = self._lower_bound(message_id)
+        return ordinal if ordinal < self._count and self[ordinal] == message_id else None
+
+    def entry(self, message_id: MessageId) -> range:
+        """The ordinals of all messages of one stored entry, whatever the batch index given."""
+        first = self._lower_bound(message_id._replace(batch_index=-1))
+        last = self._lower_bound(message_id._replace(entry=message_id.entry + 1, batch_index=-1))
+        return range(first, last)
 
     def starts_after(self, message_id: MessageId) -> bool:
         """The log's first message lies after this position, or there is none."""
@@ -70,6 +70,15 @@ class Positions:
         for ledger, entries in zip(self._ledgers, self._entries, strict=True):
             for packed in entries:
                 yield self._unpack(ledger, packed)
+
+    def _lower_bound(self, message_id: MessageId) -> int:
+        """The ordinal of the first message at or after a position."""
+        at = bisect_left(self._ledgers, message_id.ledger)
+        if at == len(self._ledgers):
+            return self._count
+        if self._ledgers[at] != message_id.ledger:
+            return self._first_ordinals[at]
+        return self._first_ordinals[at] + bisect_left(self._entries[at], _pack(message_id))
 
     def _unpack(self, ledger: int, packed: int) -> MessageId:
         batch_index = (packed & ((1 << BATCH_INDEX_BITS) - 1)) - 1

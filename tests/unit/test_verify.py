@@ -370,6 +370,35 @@ def test_outcomes_of_trimmed_submissions_are_counted_and_still_bind_the_later_on
     assert judge(log).violated() == {"I4": 1}
 
 
+def closed_batch() -> Log:
+    """The last entry, a batch of three, was rejected as one."""
+    log = clean_log()
+    while len(log.submitted) % 3:
+        log.reject("a", "bad", "malformed")
+    for name in ("x", "y", "z"):
+        log.submit("a", name)
+    submission = log.submitted[-1].message_id._replace(batch_index=-1)
+    log.rejected.append(Rejected(MessageId(REJECTED_LEDGER, 99, 0, -1), None, "too_large", str(submission)))
+    return log
+
+
+def test_a_batch_that_stayed_closed_has_one_outcome_for_all_its_messages() -> None:
+    assert judge(closed_batch()).ok
+
+
+def test_an_own_outcome_beside_that_of_the_whole_batch_is_a_violation() -> None:
+    log = closed_batch()
+    submission = str(log.submitted[-2].message_id)
+    log.rejected.append(Rejected(MessageId(REJECTED_LEDGER, 100, 0, -1), "a", "malformed", submission))
+    assert judge(log).violated() == {"I3": 1}
+
+
+def test_an_event_cannot_be_a_whole_batch() -> None:
+    log = clean_log()
+    log.accepted[-1] = log.accepted[-1]._replace(submission=str(log.submitted[-1].message_id._replace(batch_index=-1)))
+    assert judge(log).violated() == {"I3": 2}, "an outcome of nothing, and a submission without one"
+
+
 def test_the_same_id_with_a_newer_matching_expected_version_is_a_new_event() -> None:
     log = clean_log()
     log.accept("a", "a3", 3)
@@ -506,5 +535,9 @@ def test_positions_find_what_they_hold_and_nothing_else() -> None:
     assert [positions.find(message_id) for message_id in held] == list(range(5))
     for missing in (MessageId(0, 0, 3, -1), MessageId(1, 1, 3, 2), MessageId(2, 0, 3, -1), MessageId(9, 0, 3, -1)):
         assert positions.find(missing) is None
+    assert positions.entry(MessageId(1, 1, 3, -1)) == range(1, 3)
+    assert positions.entry(MessageId(4, 7, 3, -1)) == range(4, 5)
+    for missing in (MessageId(0, 0, 3, -1), MessageId(1, 9, 3, -1), MessageId(2, 0, 3, -1), MessageId(9, 0, 3, -1)):
+        assert not positions.entry(missing)
     with pytest.raises(AssertionError):
         positions.append(held[0])
