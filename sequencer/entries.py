@@ -1,7 +1,7 @@
 """Between stored entries and the contract: submitted entries are read, outcomes are packed into entries. Pure.
 
-Reading never fails: an entry that cannot be opened is one `Flawed`, whose outcome keeps the entry's bytes. Packing never
-fails either: whatever could grow beyond the broker's message limit was already read as `too_large`.
+Reading never fails: an entry that cannot be opened is one `Flawed`, whose outcome keeps the entry's bytes. Packing
+never fails either: whatever could grow beyond the broker's message limit was already read as `too_large`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from sequencer import NeedsOperator
 from sequencer.event import (
     ACCEPTED_PROPERTIES,
     MAX_ENTRY_BYTES,
+    MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
@@ -28,6 +30,7 @@ from sequencer.event import (
     binary_envelope,
     rejected_properties,
     structured_envelope,
+    uuid_bytes,
 )
 from sequencer.pulsar.batches import compress, decompress, join_batch, split_batch
 from sequencer.pulsar.errors import CorruptBatch
@@ -64,7 +67,7 @@ class Output(NamedTuple):
     num_messages: int
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
@@ -78,6 +81,9 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         return [_closed(entry, source, Reason.CHUNKED, "chunks are judged one by one", max_message_bytes)]
     if metadata.encryption_keys:
         return [_read_sealed(entry, source, max_message_bytes)]
+    if metadata.num_messages_in_batch > MAX_ENTRY_MESSAGES:
+        detail = f"{metadata.num_messages_in_batch} messages in one batch, at most {MAX_ENTRY_MESSAGES} are judged"
+        return [_closed(entry, source, Reason.TOO_LARGE, detail, max_message_bytes)]
     if metadata.uncompressed_size > MAX_ENTRY_BYTES and metadata.compression != CompressionType.NONE:
         detail = f"{metadata.uncompressed_size} bytes uncompressed, at most {MAX_ENTRY_BYTES} are opened"
         return [_closed(entry, source, Reason.TOO_LARGE, detail, max_message_bytes)]
@@ -86,6 +92,8 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         if not metadata.HasField("num_messages_in_batch"):
             single = _single_metadata(metadata, len(payload))
             return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes)]
+        if metadata.num_messages_in_batch < 1:
+            raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
         return [
             _read_message(single, head, body, source, index, max_message_bytes)
             for index, (single, head, body) in enumerate(split_batch(payload, metadata.num_messages_in_batch))
@@ -192,7 +200,7 @@ def _single_metadata(metadata: MessageMetadata, payload_bytes: int) -> SingleMes
     return single
 
 
-# --- packing -----------------------------------------------------------------------------------------------------------
+# --- packing ---
 
 
 def accepted_message(accepted: Accepted) -> bytes:
@@ -286,3 +294,60 @@ def _sealed(head: bytes, payload: bytes, sealed: MessageMetadata) -> Output:
     del metadata.properties[:]
     metadata.properties.extend(single.properties)
     return Output(metadata.SerializePartialToString(), payload, 1)
+
+
+# --- reading back ---
+
+
+class StoredEvent(NamedTuple):
+    """What the index needs of an accepted event that stands in `events`."""
+
+    key: str
+    event_id: bytes
+    version: int
+    sequence: int
+    accepted_at_ms: int
+    """When its owner published it, Unix time."""
+    position: str
+
+
+class ForeignWriter(NeedsOperator):
+    """`events`-n is not as a single sequencer writes it: somebody else wrote there. The partition must not go on."""
+
+
+def read_events(entry: Entry) -> Iterator[StoredEvent]:
+    """The accepted events of an entry of `events`; what compaction has taken out of a batch is passed over.
+
+    Raises:
+        ForeignWriter: the entry holds something that the sequencer does not write.
+    """
+    metadata = entry.metadata
+    at = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
+    if entry.damage:
+        raise ForeignWriter(f"message {at}-1: {entry.damage}")
+    try:
+        if not metadata.HasField("num_messages_in_batch"):
+            singles = [_single_metadata(metadata, len(entry.payload))]
+        else:
+            payload = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+            singles = [single for single, _, _ in split_batch(payload, metadata.num_messages_in_batch)]
+    except CorruptBatch as broken:
+        raise ForeignWriter(f"message {at}-1: {broken}") from None
+    for index, single in enumerate(singles):
+        if not single.compacted_out:
+            yield _stored_event(single, metadata.publish_time, f"{at}{index}")
+
+
+def _stored_event(single: SingleMessageMetadata, accepted_at_ms: int, position: str) -> StoredEvent:
+    properties = {field.key: field.value for field in single.properties}
+    try:
+        return StoredEvent(
+            single.partition_key,
+            uuid_bytes(properties["id"]),
+            int(properties["version"]),
+            int(properties["sequence"]),
+            accepted_at_ms,
+            position,
+        )
+    except (KeyError, ValueError, TypeError) as broken:
+        raise ForeignWriter(f"message {position}: not written by a sequencer: {broken!r}") from None

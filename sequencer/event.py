@@ -33,6 +33,9 @@ MAX_KEY_BYTES = 1024
 MAX_ENTRY_BYTES = 64 * 1024 * 1024
 """Largest submitted entry once decompressed; the whole entry is `too_large` beyond it, unopened."""
 
+MAX_ENTRY_MESSAGES = 10_000
+"""Most messages in one submitted batch; the whole entry is `too_large` beyond it, unopened."""
+
 OUTCOME_BYTES = 2048
 """What an outcome may add to a message: our properties and the batch's own metadata."""
 

@@ -1,0 +1,299 @@
+"""One partition's life: ACQUIRE, RECOVER, SEQUENCE.
+
+`live` is the whole story, top to bottom. It owns everything it opens, repairs nothing, and ends at the first thing that
+goes wrong: a lost connection, a refused SEND, an unknown commit. Whoever called it starts another life (`service.py`).
+That is the only way in which anything is ever repaired.
+
+Why it is safe: a partition has one owner, which the broker elects (WaitForExclusive on the owner topic). A new owner
+first makes its predecessor harmless (its producers are fenced, its consumer is gone), then ends every transaction that
+the predecessor may have left, and only then asks where `events` ends. Nothing can be committed behind its back after
+that, so its index, brought to that end, is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import uniform
+from typing import NamedTuple, NoReturn, TypeVar
+
+from sequencer import SequencerError
+from sequencer.decide import Decided, Overlay
+from sequencer.entries import accepted_message, pack, read_entry, rejected_message
+from sequencer.event import Accepted, Rejected
+from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
+from sequencer.pool import TransactionPool
+from sequencer.prime import prime_output
+from sequencer.pulsar.client import AccessMode, Auth, Consumer, Coordinator, Producer, PulsarClient
+from sequencer.pulsar.errors import ConsumerBusy, NotGranted, PulsarError
+from sequencer.pulsar.frames import Entry, MessageId, TxnId
+from sequencer.recovery import START, Checkpoint, open_index, recover
+from state.index import IndexFailure, VersionIndex
+
+PARKED_WAIT_S = 30.0
+"""How long a standby waits for the grant before it asks anew: an unload can make the broker forget it."""
+
+CONSUMER_BUSY_WAIT_S = 60.0
+"""How long to wait for the broker to see that the predecessor's consumer is gone; it probes a silent one for 5 s."""
+
+CONSUMER_BUSY_RETRY_S = 0.05
+
+BATCH_MESSAGES = 4_000
+"""Submitted messages that go into one transaction, if as many have arrived."""
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Submitted bytes, as stored, that go into one transaction."""
+
+FLIGHTS = 8
+"""Transactions produced and not yet committed."""
+
+FAREWELL_S = 5.0
+"""On a clean stop: how long commits in flight and aborts of unused transactions may take."""
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Which partition of what, and where its index lives."""
+
+    number: int
+    count: int
+    """Partitions of the topic, fixed for life: it decides where an aggregate belongs."""
+    submitted: str
+    events: str
+    rejected: str
+    owners: str
+    subscription: str
+    index_dir: Path
+    service_url: str
+    auth: Auth
+
+    def __str__(self) -> str:
+        return f"partition {self.number}"
+
+
+class Office(NamedTuple):
+    """Everything that an owner holds. Losing one of them is losing all."""
+
+    owner: Producer
+    events: Producer
+    rejected: Producer
+    input: Consumer
+    coordinator: Coordinator
+
+
+class Flight(NamedTuple):
+    """A transaction that has been produced: outcomes sent, input acknowledged, not yet committed."""
+
+    txn: TxnId
+    decided: Decided
+    events: Sequence[asyncio.Future[MessageId]]
+    others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
+
+
+async def live(partition: Partition, stop: asyncio.Event) -> None:
+    """Own a partition from the grant until `stop` is set; stands by while another instance owns it.
+
+    Raises:
+        PulsarError, IndexFailure, IndexAhead: this life is over, another may do better.
+        SequencerError: any other: the partition needs a person.
+    """
+    async with PulsarClient(partition.service_url, auth=partition.auth) as client:
+        office = await unless(stop, acquire(client, partition))
+        if office is None:
+            return
+        with open_index(partition.index_dir, identity=partition.events) as index:
+            end = await unless(stop, recover(client, partition.events, index))
+            if end is None:
+                return
+            # Anew, so that delivery starts at the first message that no transaction has acknowledged.
+            await office.input.close()
+            office = office._replace(input=await _subscribe(client, partition))
+            log.info("%s: sequencing, epoch %d, sequence %d", partition, office.owner.topic_epoch, end.next_sequence)
+            await sequence(partition, office, index, end, stop)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
+    """The result of `work`; None where `stop` is set first, and then the work is cancelled."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+
+
+# --- ACQUIRE ---
+
+
+async def acquire(client: PulsarClient, partition: Partition) -> Office:
+    """Become the only writer: fence the predecessor first, then end its transactions.
+
+    Raises:
+        Superseded: somebody became the owner after us.
+        OwnerLogBroken: the predecessor's transactions cannot be known or ended.
+        PulsarError: something needed was refused or lost.
+    """
+    owner = await _elected(client, partition)
+    events = await client.producer(partition.events, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
+    rejected = await client.producer(partition.rejected, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
+    consumer = await _subscribe(client, partition)
+    record = await last_record(client, partition.owners)
+    if record is not None:
+        if record.epoch > owner.topic_epoch:
+            raise Superseded(f"{partition}: epoch {record.epoch} has taken over, ours is {owner.topic_epoch}")
+        await end_transactions(client, [TxnId(*txn) for txn in record.transactions])
+    coordinator = await client.coordinator(partition.number % await client.coordinators())
+    for output in (events, rejected):
+        # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
+        await prime_output(client, output.topic, producer=output)
+    return Office(owner, events, rejected, consumer, coordinator)
+
+
+async def _elected(client: PulsarClient, partition: Partition) -> Producer:
+    """The producer on the owner topic: the broker grants it to one instance, and to the next when that one is gone."""
+    parked = False
+    while True:
+        try:
+            return await client.producer(
+                partition.owners,
+                access_mode=AccessMode.WAIT_FOR_EXCLUSIVE,
+                granted_within_s=PARKED_WAIT_S * uniform(0.8, 1.2),
+            )
+        except NotGranted:
+            if not parked:
+                log.info("%s: another instance owns it, standing by", partition)
+            parked = True
+
+
+async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:
+    deadline_s = time.monotonic() + CONSUMER_BUSY_WAIT_S
+    while True:
+        try:
+            return await client.subscribe(partition.submitted, partition.subscription)
+        except ConsumerBusy:
+            if time.monotonic() > deadline_s:
+                raise
+        # Paced, not awaited: the broker does not tell when the subscription becomes free.
+        await asyncio.sleep(CONSUMER_BUSY_RETRY_S)
+
+
+# --- SEQUENCE ---
+
+
+async def sequence(
+    partition: Partition, office: Office, index: VersionIndex, end: Checkpoint, stop: asyncio.Event
+) -> None:
+    """Judge what arrives and commit it, until `stop` is set or anything is lost.
+
+    Two coroutines share the work: one decides and produces the next transactions while the other commits the earlier
+    ones, strictly in order. What is decided lives in the overlay until its commit, then in the index.
+    """
+    overlay = Overlay(index, partition=partition.number, partitions=partition.count, next_sequence=end.next_sequence)
+    pool = TransactionPool(
+        office.coordinator,
+        OwnerLog(office.owner),
+        output_topic=partition.events,
+        input_topic=partition.submitted,
+        subscription=partition.subscription,
+    )
+    flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_raise_when_lost(office))
+            group.create_task(_produce(partition, office, overlay, pool, flights, stop))
+            commit = group.create_task(_commit(office, overlay, pool, index, flights))
+            await stop.wait()
+            async with asyncio.timeout(FAREWELL_S):
+                await commit
+                await pool.close()
+            watch.cancel()
+    except* (PulsarError, IndexFailure, SequencerError) as failures:
+        # They fail together; the first tells why. The transactions that are open die with this life's connections, by
+        # the hand of the next owner.
+        raise failures.exceptions[0] from None
+
+
+async def _produce(
+    partition: Partition,
+    office: Office,
+    overlay: Overlay,
+    pool: TransactionPool,
+    flights: asyncio.Queue[Flight | None],
+    stop: asyncio.Event,
+) -> None:
+    """Take what has arrived, decide it, send its outcomes and acknowledge it, in one transaction each.
+
+    `stop` is heard between transactions only: what is sent must be committed, or aborted after all its receipts.
+    """
+    limit = min(office.events.max_message_size, office.rejected.max_message_size)
+    last = START.position
+    while entries := await unless(stop, office.input.take(max_messages=BATCH_MESSAGES, max_bytes=BATCH_BYTES)):
+        last = _check_order(partition, last, entries)
+        txn = await pool.take()
+        decided = overlay.decide([message for entry in entries for message in read_entry(entry, limit)])
+        accepted = [(accepted_message(o), o.submission) for o in decided.outcomes if type(o) is Accepted]
+        rejected = [(rejected_message(o), o.submission) for o in decided.outcomes if type(o) is Rejected]
+        events = [office.events.send(*output, txn=txn) for output in pack(accepted, limit)]
+        others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
+        others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
+        if rejected:
+            # Registered on first use: most transactions have nothing to reject.
+            await office.coordinator.add_partitions(txn, [partition.rejected])
+            others.extend(office.rejected.send(*output, txn=txn) for output in pack(rejected, limit))
+        await office.events.drain()
+        await flights.put(Flight(txn, decided, events, others))
+    await flights.put(None)
+
+
+def _check_order(partition: Partition, last: tuple[int, int], entries: Sequence[Entry]) -> tuple[int, int]:
+    """Delivery must only go forward: an entry that comes again would be judged twice in this life."""
+    for entry in entries:
+        position = entry.message_id[:2]
+        if position <= last:
+            raise OutOfOrder(f"{partition}: entry {position} was delivered after {last}")
+        last = position
+    return last
+
+
+class OutOfOrder(PulsarError):
+    """The broker has started delivery anew under a consumer that did not ask for it."""
+
+
+async def _commit(
+    office: Office,
+    overlay: Overlay,
+    pool: TransactionPool,
+    index: VersionIndex,
+    flights: asyncio.Queue[Flight | None],
+) -> None:
+    """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last."""
+    while (flight := await flights.get()) is not None:
+        positions = await asyncio.gather(*flight.events)
+        await asyncio.gather(*flight.others)
+        await office.coordinator.end(flight.txn, commit=True)
+        pool.ended(flight.txn)
+        if positions:
+            end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
+            index.apply(
+                flight.decided.tails,
+                [(event_id, key, version) for (event_id, key), version in flight.decided.ids.items()],
+                accepted_at_ms=time.time_ns() // 1_000_000,
+                checkpoint=end.to_bytes(),
+            )
+        overlay.applied(flight.decided)
+
+
+async def _raise_when_lost(office: Office) -> NoReturn:
+    """One lost resource ends the life, also when nothing is being asked of it at the moment."""
+    lost = [thing.lost for thing in office]
+    await asyncio.wait(lost, return_when=asyncio.FIRST_COMPLETED)
+    raise next(future.result() for future in lost if future.done())
