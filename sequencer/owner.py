@@ -137,7 +137,8 @@ async def end_transaction(coordinator: Coordinator, txn: TxnId) -> None:
     commit = False
     while True:
         try:
-            return await coordinator.end(txn, commit=commit)
+            await coordinator.end(txn, commit=commit)
+            return
         except ServerRefused as refused:
             if refused.error == ServerError.TRANSACTION_NOT_FOUND:
                 if _FOREIGN_ROLE in refused.message:

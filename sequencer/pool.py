@@ -1,7 +1,8 @@
 """Transactions opened, registered and recorded ahead of their use.
 
-Opening one, registering its topics and recording its id are three round trips that would stand in every event's way. The
-pool does them for many at a time, before they are needed; two round trips remain per transaction, SEND with ACK and END.
+Opening one, registering its topics and recording its id are three round trips that would stand in every event's way.
+The pool does them for many at a time, before they are needed; two round trips remain per transaction: SEND with ACK,
+and END.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """RECOVER: the version index is brought to the exact end of `events`-n.
 
-`events` is the only source of truth. The index remembers up to which entry it has followed it (the checkpoint), reads on
-from there, and is level. Where there is no checkpoint it starts anew from the compacted view, which holds the last event
-of every aggregate, and fills the id window from the events of the last minutes.
+`events` is the only source of truth. The index remembers up to which entry it has followed it (the checkpoint), reads
+on from there, and is level. Where there is no checkpoint it starts anew from the compacted view, which holds the last
+event of every aggregate, and fills the id window from the events of the last minutes.
 """
 
 from __future__ import annotations
