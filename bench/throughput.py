@@ -1,0 +1,120 @@
+"""Throughput: one partition full of events, one sequencer process, timed from ready to the last commit."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.progress import Progress
+
+from bench.sequencer_process import SequencerProcess, Usage
+from bench.workload import Workload, load
+from sequencer.admin import Admin
+from sequencer.broker import EmbeddedBroker
+from sequencer.entries import read_events
+from sequencer.prime import prime_outputs
+from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.frames import MessageId
+from sequencer.topics import TopicPlan, Topics, create_topics
+
+LOOK_EVERY_S = 0.02
+STUCK_AFTER_S = 120.0
+
+
+class Run(NamedTuple):
+    """One run's figures."""
+
+    events: int
+    seconds: float
+    transactions: int
+    usage: Usage
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "events_per_s": round(self.events / self.seconds),
+            "transactions_per_s": round(self.transactions / self.seconds),
+            "seconds": round(self.seconds, 3),
+            "cpu_s": round(self.usage.cpu_s, 2),
+            "cpu_us_per_event": round(self.usage.cpu_s / self.events * 1e6, 2),
+            "peak_memory_mib": round(self.usage.peak_memory_mib, 1),
+        }
+
+
+def measure(workload: Workload, *, runs: int, directory: Path, progress: Progress) -> list[Run]:
+    """Every run on topics of its own, on one broker."""
+    task = progress.add_task("throughput", total=runs + 1)
+    results = []
+    with EmbeddedBroker(directory / "broker") as broker, Admin(broker.admin_url) as admin:
+        for number in range(runs + 1):
+            topics = Topics(f"public/bench-{number}")
+            admin.put(f"namespaces/{topics.namespace}", {})
+            results.append(asyncio.run(_run(broker, admin, topics, workload, directory / str(number))))
+            progress.advance(task)
+    return results[1:]  # the first warmed the broker's Java up
+
+
+async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: Workload, directory: Path) -> Run:
+    directory.mkdir()
+    for _ in create_topics(admin, topics, TopicPlan(partitions=1)):
+        pass
+    async with PulsarClient(broker.service_url) as client:
+        outputs = [topics.events_partition(0), topics.rejected_partition(0)]
+        await prime_outputs(client, outputs, lambda topic, primed: None)
+        producer = await client.producer(topics.submitted_partition(0))
+        await load(producer, workload)
+        await producer.close()
+        sequencer = SequencerProcess(
+            broker.service_url, topics.namespace, directory / "index", directory / "sequencer.log"
+        )
+        began_s = time.perf_counter()
+        await _committed(client, outputs[0], workload.events - workload.conflicts)
+        seconds = time.perf_counter() - began_s
+        usage = sequencer.stop()
+    return Run(workload.events, seconds, _transactions(admin, outputs[0]), usage)
+
+
+async def _committed(client: PulsarClient, topic: str, events: int) -> None:
+    """Return when the last of so many events is readable. Looks from outside, at a few requests per second."""
+    reader = await client.reader(topic)
+    stuck_at_s = time.monotonic() + STUCK_AFTER_S
+    seen = None
+    while True:
+        last = await reader.last_message_id()
+        if last != seen:
+            seen, stuck_at_s = last, time.monotonic() + STUCK_AFTER_S
+            if await _sequence_at(client, topic, last) == events - 1:
+                return
+        if time.monotonic() > stuck_at_s:
+            raise RuntimeError(f"no commit for {STUCK_AFTER_S:.0f} s, the last one is {last}")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _sequence_at(client: PulsarClient, topic: str, position: MessageId) -> int:
+    reader = await client.reader(topic, start=MessageId(position.ledger, position.entry), inclusive=True)
+    try:
+        (entry,) = await reader.take(max_messages=1, max_bytes=1)
+        return list(read_events(entry))[-1].sequence
+    finally:
+        await reader.close()
+
+
+def _transactions(admin: Admin, topic: str) -> int:
+    """Commits that the broker counts on an output."""
+    path = topic.replace("://", "/")
+    return int(admin.get(f"{path}/internalStats")["entriesAddedCounter"])
+
+
+def summary(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """Median, minimum and maximum of every figure."""
+    columns = [run.figures() for run in runs]
+    return {
+        name: {
+            "median": statistics.median(column[name] for column in columns),
+            "min": min(column[name] for column in columns),
+            "max": max(column[name] for column in columns),
+        }
+        for name in columns[0]
+    }

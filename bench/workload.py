@@ -1,0 +1,84 @@
+"""What is submitted: structured events of a fixed size, spread over aggregates, in batches of a fixed length."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sequencer.pulsar.batches import join_batch
+from sequencer.pulsar.client import Producer
+from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+
+SENDS_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One partition's input.
+
+    Conflicts are events whose expected version is one behind: each is rejected with wrong_expected_version.
+    """
+
+    events: int
+    event_bytes: int = 160
+    """Payload of one event, bytes."""
+    aggregates: int = 100_000
+    conflict_percent: int = 0
+    batch_messages: int = 500
+    """Events per submitted batch."""
+
+    @property
+    def conflicts(self) -> int:
+        return sum(1 for number in range(self.events) if self._conflicts(number))
+
+    def _conflicts(self, number: int) -> bool:
+        # Every aggregate has got its first event before the first conflict.
+        return number >= self.aggregates and number * self.conflict_percent % 100 < self.conflict_percent
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Metadata, payload and message count of each submitted entry, as `Producer.send` takes them."""
+        tails = [-1] * self.aggregates
+        parts: list[tuple[bytes, bytes]] = []
+        for number in range(self.events):
+            aggregate = number % self.aggregates
+            expected = tails[aggregate]
+            if self._conflicts(number):
+                expected -= 1
+            else:
+                tails[aggregate] += 1
+            parts.append(self._message(f"aggregate-{aggregate}", expected))
+            if len(parts) == self.batch_messages:
+                yield _batch(parts)
+                parts = []
+        if parts:
+            yield _batch(parts)
+
+    def _message(self, key: str, expected: int) -> tuple[bytes, bytes]:
+        head = f'{{"id":"{uuid.uuid4()}","version":{expected},"data":{{"note":"'
+        payload = (head + "x" * max(0, self.event_bytes - len(head) - 3) + '"}}').encode()
+        single = SingleMessageMetadata(partition_key=key, payload_size=len(payload))
+        return single.SerializeToString(), payload
+
+
+def _batch(parts: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int]:
+    payload = join_batch(parts)
+    metadata = MessageMetadata(num_messages_in_batch=len(parts), uncompressed_size=len(payload))
+    return metadata.SerializePartialToString(), payload, len(parts)
+
+
+async def load(producer: Producer, workload: Workload) -> None:
+    """Store the whole workload, with a bounded number of entries in flight."""
+    pending: deque[asyncio.Future[Any]] = deque()
+    for metadata, payload, count in workload.batches():
+        pending.append(producer.send(metadata, payload, num_messages=count))
+        if len(pending) >= SENDS_IN_FLIGHT:
+            await pending.popleft()
+    await asyncio.gather(*pending)
+
