@@ -1,0 +1,220 @@
+"""A consumer or reader: entries in, acknowledgements out, with a bounded buffer between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sequencer.pulsar import commands
+from sequencer.pulsar.connection import Connection, fail
+from sequencer.pulsar.errors import EndpointClosed, ProtocolViolation, PulsarError
+from sequencer.pulsar.events import Answer, Done, LastMessage
+from sequencer.pulsar.frames import Entry, MessageId, TxnId
+
+RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
+"""What one consumer aims to hold, delivered or allowed to be, of what has not been taken yet."""
+
+RECEIVE_LIMIT_BYTES = 512 * 1024 * 1024
+"""What one consumer holds at most. A broker may send one read more than was allowed, and sizes may jump; beyond this
+it does not keep to the protocol."""
+
+MAX_PERMITS = 1000
+"""Messages that may be allowed ahead. A batched entry counts all its messages, but the broker sends whole entries, up
+to a hundred, while one permit is left, so this does not limit batches."""
+
+MIN_PERMITS = 10
+"""Messages allowed while nothing is known of their size: ten of the largest still fit."""
+
+ENTRY_OVERHEAD_BYTES = 1024
+"""What an entry is taken to cost beyond its bytes, so that empty ones are bounded too."""
+
+SIZE_DECAY = 1 / 64
+"""How fast the assumed message size follows smaller messages; it follows larger ones at once."""
+
+
+class _Held(NamedTuple):
+    entry: Entry
+    messages: int
+    size_bytes: int
+
+
+class Consumer:
+    """A consumer that the broker has let in. Made by `PulsarClient.subscribe` and `PulsarClient.reader`.
+
+    Attributes:
+        topic: the topic (partition) that it consumes.
+        lost: done when the consumer has ended, for whatever reason: that reason is the result.
+    """
+
+    def __init__(self, connection: Connection, topic: str, consumer_id: int) -> None:
+        self.topic = topic
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[PulsarError] = self._loop.create_future()
+        self._connection = connection
+        self._id = consumer_id
+        self._held: deque[_Held] = deque()
+        self._held_bytes = 0
+        self._permits = 0
+        self._message_bytes = 0.0
+        self._started = False
+        self._epoch = 0
+        self._arrival: asyncio.Future[None] | None = None
+        self._reason: PulsarError | None = None
+        connection.attach_consumer(consumer_id, self)
+
+    def start(self) -> None:
+        """Let the broker deliver. The first `take` does it too."""
+        if not self._started and self._reason is None:
+            self._started = True
+            self._allow_more()
+
+    async def take(self, *, max_messages: int, max_bytes: int) -> list[Entry]:
+        """Wait for an entry, then return all that have arrived, in order, within the limits but at least one.
+
+        Args:
+            max_messages: messages in all entries together.
+            max_bytes: bytes of all payloads together.
+
+        Raises:
+            PulsarError: why the consumer has ended; entries that were not taken are gone.
+        """
+        assert self._arrival is None, "somebody else is already waiting in take()"
+        self.start()
+        while not self._held or self._reason is not None:
+            if self._reason is not None:
+                raise self._reason
+            self._arrival = self._loop.create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        held = self._held
+        taken: list[Entry] = []
+        while held:
+            entry, messages, size_bytes = held[0]
+            max_messages -= messages
+            max_bytes -= len(entry.payload)
+            if taken and (max_messages < 0 or max_bytes < 0):
+                break
+            held.popleft()
+            self._held_bytes -= size_bytes
+            taken.append(entry)
+        self._allow_more()
+        return taken
+
+    def ack(self, ids: Sequence[MessageId], *, txn: TxnId | None = None) -> asyncio.Future[Answer]:
+        """Acknowledge whole entries, each by itself, in one command: all or none of them.
+
+        The future fails with ServerRefused, RequestTimedOut, or the reason why the connection ended.
+
+        Args:
+            ids: at least one.
+            txn: the transaction that it belongs to; the subscription must have been added to it.
+        """
+        if self._reason is not None:
+            future: asyncio.Future[Answer] = self._loop.create_future()
+            fail(future, self._reason)
+            return future
+        assert ids, "nothing to acknowledge"
+        return self._connection.start(commands.ack(self._id, ids, txn), f"ACK on {self.topic}")
+
+    async def last_message_id(self) -> MessageId:
+        """The last message that can be read now; ledger -1 where there is none.
+
+        Raises:
+            ServerRefused, RequestTimedOut, ConnectionLost.
+        """
+        if self._reason is not None:
+            raise self._reason
+        command = commands.get_last_message_id(self._id)
+        answer = await self._connection.ask(command, f"GET_LAST_MESSAGE_ID of {self.topic}", LastMessage)
+        return answer.message_id
+
+    async def redeliver(self) -> None:
+        """Have everything delivered again that is not acknowledged. What arrived before is dropped.
+
+        Raises:
+            PulsarError: why the consumer has ended.
+        """
+        if self._reason is not None:
+            raise self._reason
+        self._held.clear()
+        self._held_bytes = 0
+        self._epoch += 1
+        self._connection.tell(commands.redeliver(self._id, self._epoch))
+        if self._started:
+            self._allow_more()
+        await self._connection.drain()
+
+    async def close(self) -> None:
+        """Close the consumer. Returns when the broker has let go of the subscription."""
+        if self._reason is not None:
+            return
+        self._end(EndpointClosed(f"the consumer of {self.topic} was closed by this client"))
+        # Whatever goes wrong here, the consumer is gone, or will be with its connection.
+        with contextlib.suppress(PulsarError):
+            await self._connection.ask(commands.close_consumer(self._id), f"CLOSE_CONSUMER of {self.topic}", Done)
+
+    # --- The connection's side ---
+
+    def on_entry(self, entry: Entry, consumer_epoch: int) -> None:
+        """An entry has been delivered."""
+        size_bytes = len(entry.payload) + entry.metadata.ByteSize() + ENTRY_OVERHEAD_BYTES
+        messages = _messages_in(entry)
+        self._permits -= messages
+        if consumer_epoch < self._epoch:
+            # It was on its way when redelivery was asked for, and comes again.
+            self._allow_more()
+            return
+        per_message = size_bytes / messages
+        if per_message > self._message_bytes:
+            self._message_bytes = per_message
+        else:
+            self._message_bytes += (per_message - self._message_bytes) * SIZE_DECAY
+        self._held.append(_Held(entry, messages, size_bytes))
+        self._held_bytes += size_bytes
+        if self._held_bytes > RECEIVE_LIMIT_BYTES:
+            self._connection.drop(ProtocolViolation(f"{self.topic}: more than {RECEIVE_LIMIT_BYTES} bytes delivered"))
+            return
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self._allow_more()
+
+    def on_closed(self, reason: PulsarError) -> None:
+        """The broker has closed the consumer, or the connection has ended."""
+        self._end(reason)
+
+    def _allow_more(self) -> None:
+        """Grant permits when half of what may be under way has been used up, so that FLOWs stay few."""
+        if self._message_bytes:
+            wanted = min(MAX_PERMITS, int((RECEIVE_BUFFER_BYTES - self._held_bytes) / self._message_bytes))
+        else:
+            wanted = MIN_PERMITS
+        if not self._held:
+            # A single message may be larger than the buffer: something must always be allowed.
+            wanted = max(wanted, 1)
+        if self._permits * 2 <= wanted and wanted > 0 and self._reason is None:
+            self._connection.tell(commands.flow(self._id, wanted - self._permits))
+            self._permits = wanted
+
+    def _end(self, reason: PulsarError) -> None:
+        if self._reason is not None:
+            return
+        self._reason = reason
+        self._connection.detach_consumer(self._id)
+        self._held.clear()
+        self._held_bytes = 0
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        if not self.lost.done():
+            self.lost.set_result(reason)
+
+
+def _messages_in(entry: Entry) -> int:
+    """The messages that the broker counted as delivered: those of the batch, less those acknowledged before."""
+    if entry.ack_set:
+        return max(1, sum((word & (2**64 - 1)).bit_count() for word in entry.ack_set))
+    return max(1, entry.metadata.num_messages_in_batch)
