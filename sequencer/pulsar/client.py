@@ -24,13 +24,25 @@ from sequencer.pulsar.errors import (
     ServerError,
     ServerRefused,
 )
-from sequencer.pulsar.events import Done, LookupAnswer, PartitionCount, ProducerGrant
+from sequencer.pulsar.events import LookupAnswer, PartitionCount, ProducerGrant
 from sequencer.pulsar.frames import EARLIEST, LATEST, MessageId
 from sequencer.pulsar.producer import Producer
 from sequencer.pulsar.pulsar_api_pb2 import BaseCommand
-from sequencer.pulsar.settings import NO_AUTH, Address, Auth, ClientSettings, parse_service_url
+from sequencer.pulsar.settings import NO_AUTH, Address, Auth, ClientSettings, parse_service_url, token_auth
 
-__all__ = ["EARLIEST", "LATEST", "AccessMode", "Consumer", "Coordinator", "Producer", "PulsarClient"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "NO_AUTH",
+    "AccessMode",
+    "Auth",
+    "ClientSettings",
+    "Consumer",
+    "Coordinator",
+    "Producer",
+    "PulsarClient",
+    "token_auth",
+]
 
 MAX_REDIRECTS = 20
 """Brokers that one LOOKUP may send us to, one after the other."""
@@ -237,7 +249,7 @@ class PulsarClient:
 
         async def connect() -> Coordinator:
             connection = await self._locate(f"{ASSIGN_TOPIC}-partition-{tc_id}")
-            await connection.ask(commands.connect_coordinator(tc_id), f"TC_CLIENT_CONNECT {tc_id}", Done)
+            await connection.start(commands.connect_coordinator(tc_id), f"TC_CLIENT_CONNECT {tc_id}")
             return Coordinator(connection, tc_id)
 
         return await self._retried(connect)

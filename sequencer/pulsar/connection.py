@@ -47,6 +47,7 @@ MAX_UNSENT_BYTES = 512 * 1024 * 1024
 MAX_PENDING_REQUESTS = 50_000
 """Requests that may wait for their answers on one connection."""
 
+ResultT = TypeVar("ResultT")
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
@@ -94,7 +95,7 @@ class Opening:
             fail(self.answer, reason)
 
 
-def fail(future: asyncio.Future[AnswerT] | asyncio.Future[MessageId], reason: PulsarError) -> None:
+def fail(future: asyncio.Future[ResultT], reason: PulsarError) -> None:
     """Fail `future` if it still waits. Nobody has to look at it: what has gone wrong is told by `lost` as well."""
     if not future.done():
         future.set_exception(reason)

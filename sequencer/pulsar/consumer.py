@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from sequencer.pulsar import commands
 from sequencer.pulsar.connection import Connection, fail
 from sequencer.pulsar.errors import EndpointClosed, ProtocolViolation, PulsarError
-from sequencer.pulsar.events import Answer, Done, LastMessage
+from sequencer.pulsar.events import LastMessage
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
 
 RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
@@ -105,7 +105,7 @@ class Consumer:
         self._allow_more()
         return taken
 
-    def ack(self, ids: Sequence[MessageId], *, txn: TxnId | None = None) -> asyncio.Future[Answer]:
+    def ack(self, ids: Sequence[MessageId], *, txn: TxnId | None = None) -> asyncio.Future[None]:
         """Acknowledge whole entries, each by itself, in one command: all or none of them.
 
         The future fails with ServerRefused, RequestTimedOut, or the reason why the connection ended.
@@ -115,11 +115,12 @@ class Consumer:
             txn: the transaction that it belongs to; the subscription must have been added to it.
         """
         if self._reason is not None:
-            future: asyncio.Future[Answer] = self._loop.create_future()
+            future: asyncio.Future[None] = self._loop.create_future()
             fail(future, self._reason)
             return future
         assert ids, "nothing to acknowledge"
-        return self._connection.start(commands.ack(self._id, ids, txn), f"ACK on {self.topic}")
+        answer = self._connection.start(commands.ack(self._id, ids, txn), f"ACK on {self.topic}")
+        return cast("asyncio.Future[None]", answer)
 
     async def last_message_id(self) -> MessageId:
         """The last message that can be read now; ledger -1 where there is none.
@@ -156,7 +157,7 @@ class Consumer:
         self._end(EndpointClosed(f"the consumer of {self.topic} was closed by this client"))
         # Whatever goes wrong here, the consumer is gone, or will be with its connection.
         with contextlib.suppress(PulsarError):
-            await self._connection.ask(commands.close_consumer(self._id), f"CLOSE_CONSUMER of {self.topic}", Done)
+            await self._connection.start(commands.close_consumer(self._id), f"CLOSE_CONSUMER of {self.topic}")
 
     # --- The connection's side ---
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sequencer.pulsar import commands
 from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.errors import PulsarError
-from sequencer.pulsar.events import Done, TxnOpened
+from sequencer.pulsar.events import TxnOpened
 from sequencer.pulsar.frames import TxnId
 
 ASSIGN_TOPIC = "persistent://pulsar/system/transaction_coordinator_assign"
@@ -44,12 +44,12 @@ class Coordinator:
 
     async def add_partitions(self, txn: TxnId, topics: Sequence[str]) -> None:
         """Register topics (partitions), before anything is sent to them in `txn`. The broker does not check."""
-        await self._connection.ask(commands.add_partitions(txn, topics), f"ADD_PARTITION_TO_TXN {txn}", Done)
+        await self._connection.start(commands.add_partitions(txn, topics), f"ADD_PARTITION_TO_TXN {txn}")
 
     async def add_subscription(self, txn: TxnId, topic: str, subscription: str) -> None:
         """Register a subscription, before anything is acknowledged on it in `txn`. The broker does not check."""
         command = commands.add_subscription(txn, topic, subscription)
-        await self._connection.ask(command, f"ADD_SUBSCRIPTION_TO_TXN {txn}", Done)
+        await self._connection.start(command, f"ADD_SUBSCRIPTION_TO_TXN {txn}")
 
     async def end(self, txn: TxnId, *, commit: bool) -> None:
         """Commit or abort. Returns when every participant has ended it; afterwards the coordinator knows it no more.
@@ -58,4 +58,4 @@ class Coordinator:
         hides those messages.
         """
         what = f"END_TXN({'COMMIT' if commit else 'ABORT'}) {txn}"
-        await self._connection.ask(commands.end_txn(txn, commit), what, Done)
+        await self._connection.start(commands.end_txn(txn, commit), what)

@@ -10,10 +10,6 @@ from sequencer.pulsar.frames import Entry, MessageId, TxnId
 # --- Answers to requests ---
 
 
-class Done(NamedTuple):
-    """The request has succeeded and there is nothing more to say."""
-
-
 class PartitionCount(NamedTuple):
     """Answer to PARTITIONED_METADATA; 0 where the topic is not partitioned."""
 
@@ -51,7 +47,8 @@ class TxnOpened(NamedTuple):
     txn: TxnId
 
 
-Answer = Done | PartitionCount | LookupAnswer | ProducerGrant | LastMessage | TxnOpened
+Answer = PartitionCount | LookupAnswer | ProducerGrant | LastMessage | TxnOpened | None
+"""None: the request has succeeded and there is nothing more to say."""
 
 
 # --- Events ---

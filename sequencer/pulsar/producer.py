@@ -53,7 +53,7 @@ class Producer:
         connection.attach_producer(producer_id, self)
 
     def send(
-        self, metadata: bytes, payload: bytes, *, num_messages: int, txn: TxnId | None = None
+        self, metadata: bytes, payload: bytes, num_messages: int, *, txn: TxnId | None = None
     ) -> asyncio.Future[MessageId]:
         """Write one entry and return the future of its receipt. Does not wait; see `drain`.
 

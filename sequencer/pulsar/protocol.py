@@ -21,7 +21,6 @@ from sequencer.pulsar.events import (
     ConnectionRefused,
     ConsumerClosed,
     Delivered,
-    Done,
     Event,
     LastMessage,
     LookupAnswer,
@@ -264,7 +263,7 @@ class Protocol:
             return Answered(request_id, LastMessage(message_id_from_wire(content.last_message_id)))
         if command.type != BaseCommand.SUCCESS and content.HasField("error"):
             return Refused(request_id, content.error, str(content.message))
-        return Answered(request_id, Done())
+        return Answered(request_id, None)
 
     def _connected(self, command: BaseCommand) -> Event:
         connected = command.connected
