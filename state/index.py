@@ -15,9 +15,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rocksdict import Rdict, WriteBatch, WriteOptions
 
@@ -50,15 +51,16 @@ _FORMAT_KEY, _STATE_KEY = b"format", b"state"
 _STATE = struct.Struct("<QQqqB")  # generation, ids in it, its start in ms, newest acceptance in ms, has a checkpoint
 _VERSION = struct.Struct("<q")
 _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit gives
-_ALL_VERSIONS_WHOLE = {_VERSION.size}
+MAX_CACHED_KEY_CHARS = 256  # longer keys are read from RocksDB every time, so that cached_tails bounds bytes too
 
 
 @dataclass(frozen=True, slots=True)
 class IndexLimits:
-    """Bounds of one index. RocksDB's memory is the first two together, whatever the number of rows."""
+    """Bounds of one index. Memory is the first three together, about 55 MiB, whatever the number of rows."""
 
-    block_cache_bytes: int = 24 * MIB  # data, index and filter blocks
-    write_buffer_bytes: int = 32 * MIB  # rows that are not in table files yet
+    block_cache_bytes: int = 32 * MIB  # data, index and filter blocks
+    write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
+    cached_tails: int = 65_536  # aggregates written lately, in a dictionary; about 200 bytes each
     id_window_ms: int = 15 * 60 * 1000  # an accepted id is remembered at least this long,
     max_ids: int = 10_000_000  # or until half this many were accepted after it
 
@@ -96,7 +98,7 @@ class _State:
 
 
 class VersionIndex:
-    """Tails, accepted ids and the checkpoint of one partition. One thread at a time; nothing is cached above RocksDB.
+    """Tails, accepted ids and the checkpoint of one partition. One thread at a time.
 
     After any IndexFailure a handle is only good for ``close``, after which everything else raises IndexUnavailable.
     """
@@ -108,6 +110,7 @@ class VersionIndex:
         self._limits = limits
         self._tails = store.family(TAILS)
         self._generations = _generations(store, state)  # newest first
+        self._cache: dict[str, int] = {}
         self._synced = WriteOptions()
         self._synced.sync = True
 
@@ -137,6 +140,7 @@ class VersionIndex:
 
     def close(self) -> None:
         """Flush and release the directory. Never raises; a second call does nothing."""
+        self._cache.clear()
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -160,6 +164,11 @@ class VersionIndex:
         return self._state.checkpoint
 
     @property
+    def limits(self) -> IndexLimits:
+        """What it was opened with."""
+        return self._limits
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files of the index."""
         return self._store.size_bytes
@@ -173,24 +182,31 @@ class VersionIndex:
 
         Raises: IndexDamaged, IndexUnavailable.
         """
+        cached = list(map(self._cache.get, keys))
+        if None not in cached:  # so too without keys
+            return cast(list[int], cached)
+        missing = [key for key, version in zip(keys, cached, strict=True) if version is None]
+        stored = iter(self._stored_tails(missing))
+        return [next(stored) if version is None else version for version in cached]
+
+    def _stored_tails(self, keys: Sequence[str]) -> list[int]:
         encoded: list[Any] = list(map(str.encode, keys))  # Any: rocksdict's annotation asks for an invariant union
         found: Any
         try:
             found = self._tails.get(encoded, _NO_AGGREGATE)
         except Exception as error:
             raise failure_of(self._store.directory, "cannot read tails", error) from error
-        joined = b"".join(found)
-        if len(joined) != len(keys) * _VERSION.size or set(map(len, found)) > _ALL_VERSIONS_WHOLE:
-            self._refuse_first_bad(TAILS, encoded, found)
-        versions = list(struct.unpack(f"<{len(keys)}q", joined))
-        if versions and min(versions) < 0:
-            self._refuse_first_bad(TAILS, encoded, found)
+        if set(map(len, found)) != {_VERSION.size}:
+            self._refuse_first_bad(encoded, found)
+        versions = list(struct.unpack(f"<{len(keys)}q", b"".join(found)))
+        if min(versions) < 0:
+            self._refuse_first_bad(encoded, found)
         return versions
 
-    def _refuse_first_bad(self, family: str, keys: Sequence[bytes], found: Sequence[bytes]) -> None:
+    def _refuse_first_bad(self, keys: Sequence[bytes], found: Sequence[bytes]) -> None:
         for key, value in zip(keys, found, strict=True):
             if value is not _NO_AGGREGATE:
-                self._version(family, key, value)
+                self._version(TAILS, key, value)
 
     def _version(self, family: str, key: bytes, value: bytes) -> int:
         """Raises: IndexDamaged: not a version."""
@@ -264,6 +280,7 @@ class VersionIndex:
         batch[_STATE_KEY] = state.encode()
         self._write(batch, synced=rotates)
         self._state = state
+        self._remember(tails)
         if rotates:
             self._forget_before(state.generation - 1)
 
@@ -275,6 +292,15 @@ class VersionIndex:
                 self._store.db.write(batch)
         except Exception as error:
             raise write_failure_of(self._store.directory, "cannot write a batch", error) from error
+
+    def _remember(self, tails: Mapping[str, int]) -> None:
+        if max(map(len, tails), default=0) > MAX_CACHED_KEY_CHARS:
+            tails = {key: version for key, version in tails.items() if len(key) <= MAX_CACHED_KEY_CHARS}
+        self._cache.update(tails)
+        if len(self._cache) > self._limits.cached_tails:
+            # Of the two halves the one that came in later stays. A busy aggregate that leaves is back at its next event.
+            leaving = len(self._cache) - self._limits.cached_tails // 2
+            self._cache = dict(islice(self._cache.items(), leaving, None))
 
     def _forget_before(self, oldest: int) -> None:
         """Drop the generation before ``oldest``. The batch that no longer names it is on disk by now, not only in the

@@ -16,12 +16,12 @@ from rocksdict import (
     BlockBasedOptions,
     Cache,
     ColumnFamily,
-    DataBlockIndexType,
     DBCompactionStyle,
     DBCompressionType,
     DBRecoveryMode,
     Options,
     Rdict,
+    UniversalCompactOptions,
 )
 
 from state.errors import IndexDamaged, IndexHeld, IndexMismatch, IndexUnavailable, failure_of, write_failure_of
@@ -29,11 +29,17 @@ from state.errors import IndexDamaged, IndexHeld, IndexMismatch, IndexUnavailabl
 KIB = 1024
 MIB = 1024 * KIB
 BLOCK_BYTES = 4 * KIB  # a look-up of a random key reads one block: small ones keep the cache full of wanted rows
+TABLE_FILE_BYTES = 8 * MIB
+FIRST_LEVEL_BYTES = (
+    16 * MIB
+)  # about what four flushes bring; RocksDB's 256 MiB would be rewritten by every four of them
+IDS_SIZE_RATIO_PERCENT = 50  # merge runs of ids even when the next one is half as large again: fewer runs to look into
+MEMTABLE_BLOOM_RATIO = 0.1  # of a write buffer; halves the cost of a miss
 BLOOM_BITS_PER_KEY = (
     10  # 1 % false positives; a miss (new aggregate, new id) is the common case and should read no block
 )
 MAX_OPEN_FILES = 256
-MAX_WAL_BYTES = 64 * MIB  # what the next open replays after a kill -9
+MAX_WAL_BYTES = 16 * MIB  # what the next open replays after a kill -9
 MAX_INFO_LOG_BYTES = 1 * MIB
 KEPT_INFO_LOGS = 2
 SCAN_CHUNK_ROWS = 10_000
@@ -85,15 +91,21 @@ class StoreOptions:
         table.set_partition_filters(True)
         table.set_cache_index_and_filter_blocks(True)
         table.set_pin_top_level_index_and_filter(True)
-        table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
         options = Options(raw_mode=True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_size(self._write_buffer_bytes // 4)
         options.set_max_write_buffer_number(2)
         options.set_compression_type(DBCompressionType.none())  # ids are random, keys are cut by prefix already
         options.set_paranoid_checks(True)
+        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO)
+        options.set_memtable_whole_key_filtering(True)
+        options.set_target_file_size_base(TABLE_FILE_BYTES)
+        options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES)
         if IDS_FAMILY.fullmatch(name):  # written once and dropped whole: merge as rarely as look-ups allow
+            merging = UniversalCompactOptions()
+            merging.size_ratio = IDS_SIZE_RATIO_PERCENT
             options.set_compaction_style(DBCompactionStyle.universal())
+            options.set_universal_compaction_options(merging)
         return options
 
 
