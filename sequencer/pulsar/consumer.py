@@ -128,11 +128,18 @@ class Consumer:
         Raises:
             ServerRefused, RequestTimedOut, ConnectionLost.
         """
+        return (await self.bounds()).message_id
+
+    async def bounds(self) -> LastMessage:
+        """The last message that can be read now, and the entry that delivery began after.
+
+        Raises:
+            ServerRefused, RequestTimedOut, ConnectionLost.
+        """
         if self._reason is not None:
             raise self._reason
         command = commands.get_last_message_id(self._id)
-        answer = await self._connection.ask(command, f"GET_LAST_MESSAGE_ID of {self.topic}", LastMessage)
-        return answer.message_id
+        return await self._connection.ask(command, f"GET_LAST_MESSAGE_ID of {self.topic}", LastMessage)
 
     async def redeliver(self) -> None:
         """Have everything delivered again that is not acknowledged. What arrived before is dropped.

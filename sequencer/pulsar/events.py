@@ -39,6 +39,8 @@ class LastMessage(NamedTuple):
     """Answer to GET_LAST_MESSAGE_ID; ledger -1 where nothing is readable."""
 
     message_id: MessageId
+    acknowledged: MessageId | None
+    """The entry up to which the consumer's subscription is acknowledged: delivery began, or begins, after it."""
 
 
 class TxnOpened(NamedTuple):

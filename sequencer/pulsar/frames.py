@@ -90,6 +90,12 @@ class Entry(NamedTuple):
     damage: str
 
 
+def partition_index(topic: str) -> int:
+    """The number of the partition that `topic` names, -1 where it names none."""
+    _, found, number = topic.rpartition("-partition-")
+    return int(number) if found and number.isascii() and number.isdigit() else -1
+
+
 def message_id_from_wire(data: MessageIdData) -> MessageId:
     """The id in `data`; 2^64-1 becomes -1."""
     ledger, entry = data.ledgerId, data.entryId

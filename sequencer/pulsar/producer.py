@@ -11,7 +11,7 @@ from sequencer.pulsar import commands
 from sequencer.pulsar.connection import Connection, fail
 from sequencer.pulsar.errors import EndpointClosed, NotStored, PulsarError, RequestTimedOut, SendFailed
 from sequencer.pulsar.events import ProducerGrant
-from sequencer.pulsar.frames import MessageId, TxnId
+from sequencer.pulsar.frames import MessageId, TxnId, partition_index
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata
 
 MAX_PENDING_SENDS = 100_000
@@ -43,6 +43,8 @@ class Producer:
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[PulsarError] = self._loop.create_future()
         self._connection = connection
+        # A receipt does not say which partition it speaks of, while a delivery does.
+        self._partition = partition_index(topic)
         self._id = producer_id
         # Where the broker removes repeats, it compares with the last sequence id of this producer's name.
         self._next_sequence_id = grant.last_sequence_id + 1
@@ -117,7 +119,7 @@ class Producer:
         if message_id.ledger < 0:
             fail(pending.future, NotStored(f"{self.topic}: entry {sequence_id} was taken for a repeat, not stored"))
         else:
-            pending.future.set_result(message_id)
+            pending.future.set_result(message_id._replace(partition=self._partition))
 
     def on_send_refused(self, sequence_id: int, error: int, message: str) -> None:
         """One SEND was refused. What was sent after it must not be stored without it, so the producer ends."""

@@ -43,6 +43,7 @@ from sequencer.pulsar.frames import (
 )
 from sequencer.pulsar.pulsar_api_pb2 import (
     BaseCommand,
+    CommandGetLastMessageIdResponse,
     CommandLookupTopicResponse,
     CommandPartitionedTopicMetadataResponse,
     CommandPing,
@@ -260,7 +261,7 @@ class Protocol:
         if command.type == BaseCommand.NEW_TXN_RESPONSE and not content.HasField("error"):
             return Answered(request_id, TxnOpened(TxnId(content.txnid_most_bits, content.txnid_least_bits)))
         if command.type == BaseCommand.GET_LAST_MESSAGE_ID_RESPONSE:
-            return Answered(request_id, LastMessage(message_id_from_wire(content.last_message_id)))
+            return Answered(request_id, _last_message(content))
         if command.type != BaseCommand.SUCCESS and content.HasField("error"):
             return Refused(request_id, content.error, str(content.message))
         return Answered(request_id, None)
@@ -360,3 +361,11 @@ _OTHERS: Mapping[int, Callable[[Protocol, BaseCommand], Event | None]] = Mapping
 
 def _name(kind: int) -> str:
     return BaseCommand.Type.Name(kind)
+
+
+def _last_message(content: CommandGetLastMessageIdResponse) -> LastMessage:
+    acknowledged = content.consumer_mark_delete_position if content.HasField("consumer_mark_delete_position") else None
+    return LastMessage(
+        message_id_from_wire(content.last_message_id),
+        None if acknowledged is None else message_id_from_wire(acknowledged),
+    )
