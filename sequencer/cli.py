@@ -147,11 +147,11 @@ def run(connection: Connection, partitions: str | None, index_dir: Path | None, 
         logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = service.ServiceSettings(
         service_url=connection.service_url,
-        admin_url=connection.admin_url,
         namespace=connection.topics.namespace,
         partitions=None if partitions is None else parse_partitions(partitions),
         index_dir=index_dir or default_index_dir(connection.service_url),
         workers=workers,
+        token=connection.token,
     )
     return service.run(settings)
 

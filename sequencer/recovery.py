@@ -224,7 +224,9 @@ async def _read(
     """Everything after a position up to and including the end, as it comes."""
     reader = await client.reader(topic, start=after, read_compacted=compacted, rollback_s=rollback_s)
     try:
-        while True:
+        # A reader that starts by time may start after the end, and would wait there for ever.
+        start = (await reader.bounds()).acknowledged
+        while start is None or start[:2] < end:
             entries = await reader.take(max_messages=RECOVERY_BATCH_MESSAGES, max_bytes=RECOVERY_BATCH_BYTES)
             yield [entry for entry in entries if entry.message_id[:2] <= end]
             if entries[-1].message_id[:2] >= end:

@@ -23,8 +23,9 @@ from typing import TypeVar
 
 from sequencer import NeedsOperator, SequencerError
 from sequencer.partition import Partition, live
-from sequencer.pulsar.client import NO_AUTH, Auth, PulsarClient, TokenAuth
+from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
+from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
 from sequencer.topics import SUBSCRIPTION, Topics
 from state.index import IndexFailure, IndexMismatch
 
@@ -87,7 +88,7 @@ def _run_loop(main: Coroutine[None, None, Result]) -> Result:
 
 
 def _auth(settings: ServiceSettings) -> Auth:
-    return NO_AUTH if settings.token is None else TokenAuth(settings.token)
+    return NO_AUTH if settings.token is None else token_auth(settings.token)
 
 
 async def _partition_count(settings: ServiceSettings) -> int:
