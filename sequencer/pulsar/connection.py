@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from sequencer.pulsar import protocol
 from sequencer.pulsar.errors import (
@@ -243,12 +243,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
-        assert isinstance(transport, asyncio.Transport)
+        # Not checked with isinstance: uvloop's transports are transports by their methods only.
+        stream = cast(asyncio.Transport, transport)
         if self._reason is not None:
-            transport.abort()
+            stream.abort()
             return
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self._transport = stream
+        stream.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         self._with_credentials(lambda data: self._core.connect(self._auth.method, data, self._proxy_to))
         self._heard_at_s = self._loop.time()
         self._await_next_tick()
