@@ -39,8 +39,8 @@ MAX_ENTRY_MESSAGES = 10_000
 OUTCOME_BYTES = 2048
 """What an outcome may add to a message: our properties and the batch's own metadata."""
 
-MAX_DETAIL_CHARS = 512
-"""Longest `detail` property, in characters."""
+MAX_DETAIL_BYTES = 512
+"""Longest `detail` property, in UTF-8: it must fit into OUTCOME_BYTES with everything else."""
 
 
 class Reason(StrEnum):
@@ -262,7 +262,7 @@ def rejected_properties(rejected: Rejected, submission: str) -> bytes:
     fields = {
         "id": rejected.submission.id_text,
         "reason": rejected.reason.value,
-        "detail": rejected.detail[:MAX_DETAIL_CHARS],
+        "detail": rejected.detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore"),
         "expected_version": "" if rejected.expected is None else str(rejected.expected),
         "current_version": "" if rejected.current is None else str(rejected.current),
         "accepted_version": "" if rejected.accepted is None else str(rejected.accepted),
