@@ -236,11 +236,10 @@ def _open_content(content: memoryview) -> tuple[MessageMetadata, bytes]:
         position = 0
         if _U16.unpack_from(content)[0] == BROKER_ENTRY_MAGIC:
             position = 6 + _U32.unpack_from(content, 2)[0]
-        checksum = None
-        magic, stated = _MAGIC_CHECKSUM.unpack_from(content, position)
-        if magic == CHECKSUM_MAGIC:
-            checksum = stated
-            position += _MAGIC_CHECKSUM.size
+        checksum: int | None = None
+        if _U16.unpack_from(content, position)[0] == CHECKSUM_MAGIC:
+            (checksum,) = _U32.unpack_from(content, position + 2)
+            position += 6
         metadata_end = position + 4 + _U32.unpack_from(content, position)[0]
     except struct.error:
         raise _Damaged("the entry ends before its metadata") from None

@@ -1,0 +1,94 @@
+"""The generated module says what pulsar_api.proto says, checked without the compiler."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
+
+import sequencer.pulsar
+from sequencer.pulsar import pulsar_api_pb2
+from sequencer.pulsar.errors import ServerError
+
+PROTO = (Path(sequencer.pulsar.__file__).parent / "pulsar_api.proto").read_text()
+TYPES = {3: "int64", 4: "uint64", 5: "int32", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
+LABELS = {1: "optional", 2: "required", 3: "repeated"}
+FIELD = re.compile(r"(optional|required|repeated) (\w+) (\w+) = (\d+)(?: \[default = (\S+)\])?;")
+VALUE = re.compile(r"(\w+) = (\d+);")
+OPENING = re.compile(r"(message|enum) (\w+) \{")
+
+Fields = dict[str, tuple[str, int, str, str | None]]
+
+
+def parsed() -> tuple[dict[str, Fields], dict[str, dict[str, int]]]:
+    """Messages as name -> field -> (label, number, type, default), and enums as name -> value -> number."""
+    messages: dict[str, Fields] = {}
+    enums: dict[str, dict[str, int]] = {}
+    path: list[tuple[str, str]] = []
+    for line in PROTO.splitlines():
+        text = line.split("//")[0].strip()
+        name = ".".join(part for _, part in path)
+        if opening := OPENING.fullmatch(text):
+            path.append((opening[1], opening[2]))
+            inner = ".".join(part for _, part in path)
+            if opening[1] == "message":
+                messages[inner] = {}
+            else:
+                enums[inner] = {}
+        elif text == "}":
+            path.pop()
+        elif field := FIELD.fullmatch(text):
+            messages[name][field[3]] = (field[1], int(field[4]), field[2], field[5])
+        elif value := VALUE.fullmatch(text):
+            enums[name][value[1]] = int(value[2])
+        else:
+            assert text == "" or text.startswith(("syntax", "package")), f"not understood: {line!r}"
+    assert not path
+    return messages, enums
+
+
+MESSAGES, ENUMS = parsed()
+GENERATED = FileDescriptorProto.FromString(pulsar_api_pb2.DESCRIPTOR.serialized_pb)
+
+
+def described(field: FieldDescriptorProto) -> tuple[str, int, str, str | None]:
+    kind = field.type_name.rpartition(".")[2] or TYPES[field.type]
+    return LABELS[field.label], field.number, kind, field.default_value if field.HasField("default_value") else None
+
+
+def numbers(enum: EnumDescriptorProto) -> dict[str, int]:
+    return {value.name: value.number for value in enum.value}
+
+
+def test_the_package_is_pulsars_own() -> None:
+    assert "package pulsar.proto;" in PROTO
+    assert GENERATED.package == "pulsar.proto"
+
+
+def test_messages_agree() -> None:
+    generated = {
+        message.name: {field.name: described(field) for field in message.field} for message in GENERATED.message_type
+    }
+    assert generated == MESSAGES
+    assert len(MESSAGES) > 40
+
+
+def test_enums_agree() -> None:
+    generated = {enum.name: numbers(enum) for enum in GENERATED.enum_type}
+    for message in GENERATED.message_type:
+        assert not message.nested_type
+        generated.update({f"{message.name}.{enum.name}": numbers(enum) for enum in message.enum_type})
+    assert generated == ENUMS
+
+
+def test_a_commands_type_is_the_number_of_its_field() -> None:
+    types = {number: name for name, number in ENUMS["BaseCommand.Type"].items()}
+    for name, (_, number, _, _) in MESSAGES["BaseCommand"].items():
+        if name != "type":
+            assert number in types, name
+
+
+def test_our_error_numbers_are_the_wire_ones() -> None:
+    ours = {error.name.replace("_", "").lower(): error.value for error in ServerError}
+    assert ours == {name.lower(): number for name, number in ENUMS["ServerError"].items()}
