@@ -43,6 +43,8 @@ OUTPUT_BATCH_BYTES = 1024 * 1024
 OUTPUT_BATCH_MESSAGES = 10_000
 """Messages after which an output entry is closed and another begun."""
 
+MAX_SCHEMA_VERSION_BYTES = 64
+"""Longest schema version: the broker's own have 8 bytes. It is part of what an outcome adds to its messages."""
 
 SENDERS_OWN_FIELDS: Final = (
     "producer_name",
@@ -74,19 +76,12 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
     """Every message of a submitted entry, in order; an entry that cannot be opened is one `Flawed` with index -1."""
     metadata = entry.metadata
     position = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
-    source = Source(position, metadata.compression, metadata.schema_version, None)
-    if entry.damage:
-        return [_closed(entry, source, Reason.MALFORMED, entry.damage, max_message_bytes)]
-    if metadata.num_chunks_from_msg > 1:
-        return [_closed(entry, source, Reason.CHUNKED, "chunks are judged one by one", max_message_bytes)]
+    schema_version = metadata.schema_version if len(metadata.schema_version) <= MAX_SCHEMA_VERSION_BYTES else b""
+    source = Source(position, metadata.compression, schema_version, None)
+    if refusal := _refusal(entry):
+        return [_closed(entry, source, *refusal, max_message_bytes)]
     if metadata.encryption_keys:
         return [_read_sealed(entry, source, max_message_bytes)]
-    if metadata.num_messages_in_batch > MAX_ENTRY_MESSAGES:
-        detail = f"{metadata.num_messages_in_batch} messages in one batch, at most {MAX_ENTRY_MESSAGES} are judged"
-        return [_closed(entry, source, Reason.TOO_LARGE, detail, max_message_bytes)]
-    if metadata.uncompressed_size > MAX_ENTRY_BYTES and metadata.compression != CompressionType.NONE:
-        detail = f"{metadata.uncompressed_size} bytes uncompressed, at most {MAX_ENTRY_BYTES} are opened"
-        return [_closed(entry, source, Reason.TOO_LARGE, detail, max_message_bytes)]
     try:
         payload = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
         if not metadata.HasField("num_messages_in_batch"):
@@ -102,15 +97,42 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         return [_closed(entry, source, Reason.MALFORMED, str(broken), max_message_bytes)]
 
 
+def _refusal(entry: Entry) -> tuple[Reason, str] | None:
+    """Why an entry must stay closed, as far as its metadata tells."""
+    metadata = entry.metadata
+    if entry.damage:
+        return Reason.MALFORMED, entry.damage
+    if not metadata.IsInitialized():
+        return Reason.MALFORMED, "its metadata lacks a required field"
+    if (size := len(metadata.schema_version)) > MAX_SCHEMA_VERSION_BYTES:
+        return Reason.MALFORMED, f"a schema version of {size} bytes, at most {MAX_SCHEMA_VERSION_BYTES} are kept"
+    if metadata.num_chunks_from_msg > 1:
+        return Reason.CHUNKED, "chunks are judged one by one"
+    if metadata.encryption_keys:
+        return None  # nobody here opens it, so its inner size is no burden
+    if (count := metadata.num_messages_in_batch) > MAX_ENTRY_MESSAGES:
+        return Reason.TOO_LARGE, f"{count} messages in one batch, at most {MAX_ENTRY_MESSAGES} are judged"
+    if (size := metadata.uncompressed_size) > MAX_ENTRY_BYTES and metadata.compression != CompressionType.NONE:
+        return Reason.TOO_LARGE, f"{size} bytes uncompressed, at most {MAX_ENTRY_BYTES} are opened"
+    return None
+
+
 def _read_message(
     single: SingleMessageMetadata, head: bytes, payload: bytes, source: Source, index: int, limit: int
 ) -> Submission | Flawed:
-    """One message out of an entry. Runs once per submitted message: it allocates little and asks the likely first."""
+    """One message out of an entry. Runs once per submitted message: it allocates little and asks the likely first.
+
+    Raises:
+        CorruptBatch: its metadata lacks a required field; other clients could not read an outcome that has it.
+    """
     clashing: SingleMessageMetadata | None = None
     properties: dict[str, str] | None = None
     envelope: Envelope | None = None
     reason, detail, id_text = Reason.MALFORMED, "", ""
     key = single.partition_key
+    # Only a property, or the payload's size, can be incomplete; the parser does not mind.
+    if (single.properties or not payload) and not single.IsInitialized():
+        raise CorruptBatch(f"the metadata of message {index} lacks a required field")
     if single.properties:
         properties = {field.key: field.value for field in single.properties}
         if not OUTCOME_PROPERTIES.isdisjoint(properties):
@@ -164,6 +186,7 @@ def _fitted(flawed: Flawed, limit: int) -> Flawed:
         head=single.SerializeToString(),
         clashing=single if flawed.clashing else None,
         payload=b"",
+        source=flawed.source._replace(sealed=None),  # nobody could decrypt a payload that is not there
     )
 
 
@@ -182,22 +205,33 @@ def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawe
     single = _single_metadata(entry.metadata, len(entry.payload))
     if all(field.key != "id" for field in single.properties):
         return _closed(entry, source, Reason.ENCRYPTED, "an encrypted event needs its id as a property", limit)
-    sealed = source._replace(sealed=entry.metadata)
-    room = limit - entry.metadata.ByteSize()
-    return _read_message(single, single.SerializeToString(), entry.payload, sealed, -1, room)
+    head = single.SerializeToString()
+    # The entry's whole metadata travels on, not only what is in the message's head.
+    room = limit - entry.metadata.ByteSize() + len(head)
+    return _read_message(single, head, entry.payload, source._replace(sealed=entry.metadata), -1, room)
 
 
 def _single_metadata(metadata: MessageMetadata, payload_bytes: int) -> SingleMessageMetadata:
     """What an unbatched entry's metadata says of its message, in the form that it has inside a batch."""
     single = SingleMessageMetadata(payload_size=payload_bytes)
-    single.properties.extend(metadata.properties)
-    for name in ("partition_key", "partition_key_b64_encoded", "event_time", "ordering_key"):
+    single.properties.extend(field for field in metadata.properties if field.IsInitialized())
+    if metadata.HasField("partition_key"):
+        _set_key(single, metadata.partition_key)
+    for name in ("partition_key_b64_encoded", "event_time", "ordering_key"):
         if metadata.HasField(name):
             setattr(single, name, getattr(metadata, name))
     for name in ("null_value", "null_partition_key"):
         if getattr(metadata, name):
             setattr(single, name, True)
     return single
+
+
+def _set_key(single: SingleMessageMetadata, key: str | bytes) -> None:
+    if isinstance(key, str):
+        single.partition_key = key
+    else:
+        # A string field that is not UTF-8 can be parsed, not assigned: field 2, in the form of field 7, which is bytes.
+        single.MergeFromString(b"\x12" + SingleMessageMetadata(ordering_key=key).SerializePartialToString()[1:])
 
 
 # --- packing ---

@@ -190,7 +190,9 @@ def binary_envelope(properties: dict[str, str]) -> Envelope:
     return Envelope(id_text, event_id, None if version is None else _version_from(version, id_text))
 
 
-def _version_from(text: str, id_text: str) -> int:
+def _version_from(text: str | bytes, id_text: str) -> int:
+    if isinstance(text, bytes):  # what protobuf gives where a string on the wire is not UTF-8
+        raise BrokenContract("property version is not UTF-8", id_text)
     digits = text.removeprefix("-")
     # int() alone would also take blanks, underscores, other scripts' digits and a text of any length.
     if digits.isascii() and digits.isdigit() and len(digits) <= 16 and NO_AGGREGATE <= int(text) <= MAX_VERSION:
