@@ -1,0 +1,718 @@
+"""From submitted entries to the contract, from outcomes to entries, and back: good, bad and hostile ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sequencer.entries import (
+    MAX_SCHEMA_VERSION_BYTES,
+    OUTPUT_BATCH_BYTES,
+    OUTPUT_BATCH_MESSAGES,
+    SENDERS_OWN_FIELDS,
+    ForeignWriter,
+    Output,
+    StoredEvent,
+    accepted_message,
+    pack,
+    read_entry,
+    read_events,
+    rejected_message,
+)
+from sequencer.event import (
+    MAX_ENTRY_BYTES,
+    MAX_ENTRY_MESSAGES,
+    MAX_KEY_BYTES,
+    OUTCOME_BYTES,
+    Accepted,
+    Flawed,
+    Reason,
+    Rejected,
+    Source,
+    Submission,
+)
+from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
+from sequencer.pulsar.frames import Entry, MessageId
+from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.submitted import (
+    ID,
+    KEY,
+    MAX_MESSAGE_BYTES,
+    Message,
+    batch,
+    delivered,
+    encrypted,
+    event_id,
+    message,
+    properties_of,
+    sent_metadata,
+    single,
+    stored,
+    structured,
+)
+
+MIB = 1024 * 1024
+COMPRESSIONS = list(Compression)
+BINARY = {"id": ID, "version": "3"}
+
+
+def read_one(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Submission | Flawed:
+    (read,) = read_entry(entry, limit)
+    return read
+
+
+def submission(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Submission:
+    read = read_one(entry, limit)
+    assert isinstance(read, Submission), read
+    return read
+
+
+def flawed(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Flawed:
+    read = read_one(entry, limit)
+    assert isinstance(read, Flawed), read
+    return read
+
+
+def rejection(read: Flawed) -> tuple[bytes, Flawed]:
+    return rejected_message(Rejected(read, read.reason, read.detail)), read
+
+
+def opened(output: Output) -> list[tuple[SingleMessageMetadata, bytes]]:
+    """The messages of an output, as a consumer sees them."""
+    metadata = MessageMetadata.FromString(output.metadata)
+    payload = decompress(metadata.compression, output.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+    assert metadata.num_messages_in_batch == output.num_messages
+    messages = [(single, body) for single, _, body in split_batch(payload, output.num_messages)]
+    assert all(single.IsInitialized() for single, _ in messages), "a message that other clients cannot read"
+    return messages
+
+
+# --- reading: what keeps the contract ---
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_structured_messages_of_a_batch(compression: int) -> None:
+    payloads = [structured(event_id(str(n)), {"n": n}, version=n - 1) for n in range(3)]
+    messages = [message(payload, f"account-{n}") for n, payload in enumerate(payloads)]
+    entry = batch(messages, compression=compression, schema_version=b"\0" * 8)
+    for n, read in enumerate(read_entry(entry, MAX_MESSAGE_BYTES)):
+        assert isinstance(read, Submission)
+        assert (read.key, read.id_text, read.expected) == (f"account-{n}", event_id(str(n)), n - 1)
+        assert (read.head, read.payload) == messages[n]
+        assert read.source == Source("7:3:0:", compression, b"\0" * 8, None)
+        assert read.batch_index == n
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_message_that_was_not_batched(compression: int) -> None:
+    payload = structured(version=3)
+    read = submission(single(payload, compression=compression, event_time=17, ordering_key=b"\xff"))
+    assert (read.key, read.id_text, read.expected, read.payload) == (KEY, ID, 3, payload)
+    assert read.batch_index == -1
+    head = SingleMessageMetadata(partition_key=KEY, payload_size=len(payload), event_time=17, ordering_key=b"\xff")
+    assert SingleMessageMetadata.FromString(read.head) == head
+
+
+def test_a_batch_of_one_is_a_batch() -> None:
+    assert submission(batch([message(structured())])).batch_index == 0
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("payload", [b"\0\xff\x01", b"{}", b"not json"])
+def test_binary_mode_does_not_open_the_payload(payload: bytes, compression: int) -> None:
+    properties = {**BINARY, "trace": "1"}
+    for entry in (
+        single(payload, properties=properties, compression=compression),
+        batch([message(payload, properties=properties)], compression=compression),
+    ):
+        read = submission(entry)
+        assert (read.key, read.id_text, read.expected, read.payload) == (KEY, ID, 3, payload)
+
+
+def test_the_property_id_decides_for_binary_mode() -> None:
+    read = submission(single(structured(event_id("another"), version=7), properties={"id": ID}))
+    assert (read.id_text, read.expected) == (ID, None)
+
+
+def test_a_property_version_alone_does_not() -> None:
+    read = submission(single(structured(version=7), properties={"version": "x"}))
+    assert read.expected == 7
+
+
+@pytest.mark.parametrize("key", ["a", "Ω", "\U0001f600" * (MAX_KEY_BYTES // 4), "k" * MAX_KEY_BYTES, " ", "\0", "a/b?"])
+def test_keys_that_are_allowed(key: str) -> None:
+    assert submission(batch([message(structured(), key)])).key == key
+    assert submission(single(structured(), key)).key == key
+
+
+def test_an_encoded_key_is_the_wire_string() -> None:
+    read = submission(single(structured(), "YWNjb3VudA==", partition_key_b64_encoded=True))
+    assert read.key == "YWNjb3VudA=="
+    assert SingleMessageMetadata.FromString(read.head).partition_key_b64_encoded
+
+
+def test_acknowledged_parts_of_a_batch_are_read_again() -> None:
+    entry = batch([message(structured()), message(structured())])._replace(ack_set=(0b10,))
+    assert len(read_entry(entry, MAX_MESSAGE_BYTES)) == 2
+
+
+def test_a_compacted_out_flag_of_a_publisher_is_taken_away() -> None:
+    hidden = message(structured(), compacted_out=True, properties={"id": ID, "mine": "1"})
+    read = submission(batch([hidden]))
+    for head in (read.head, accepted_message(Accepted(read, 0, 0))):
+        assert not SingleMessageMetadata.FromString(head).compacted_out
+    assert SingleMessageMetadata.FromString(read.head).partition_key == KEY
+
+
+# --- reading: what breaks it ---
+
+GOOD = structured()
+NOT_UTF8 = b"\xff\xfe"
+
+
+def raw_key_single(key: bytes, payload: bytes = GOOD) -> Entry:
+    """Unbatched, with a partition key that no string can hold."""
+    entry = single(payload, None)
+    entry.metadata.MergeFromString(b"\x32" + bytes([len(key)]) + key)
+    return entry
+
+
+def raw_key_batch(key: bytes, payload: bytes = GOOD) -> Entry:
+    head = message(payload, None)[0] + b"\x12" + bytes([len(key)]) + key
+    return batch([(head, payload)])
+
+
+def raw_property(name: bytes, value: bytes, tag: bytes = b"\x0a") -> bytes:
+    """A property that need not be UTF-8, serialized as field 1 (of SingleMessageMetadata) or another."""
+    pair = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
+    return tag + bytes([len(pair)]) + pair
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason", "detail", "id_text"),
+    [
+        pytest.param(batch([message(GOOD, None)]), Reason.MISSING_KEY, "", ID, id="no-key-in-a-batch"),
+        pytest.param(single(GOOD, None), Reason.MISSING_KEY, "", ID, id="no-key"),
+        pytest.param(batch([message(GOOD, "")]), Reason.MISSING_KEY, "", ID, id="empty-key-in-a-batch"),
+        pytest.param(single(GOOD, ""), Reason.MISSING_KEY, "", ID, id="empty-key"),
+        pytest.param(batch([message(GOOD, null_partition_key=True)]), Reason.MISSING_KEY, "", ID, id="null-key-batch"),
+        pytest.param(single(GOOD, null_partition_key=True), Reason.MISSING_KEY, "", ID, id="null-key"),
+        pytest.param(single(b"{}", None), Reason.MISSING_KEY, "", "", id="no-key-and-no-id"),
+        pytest.param(raw_key_batch(NOT_UTF8), Reason.MALFORMED, "not UTF-8", ID, id="not-utf8-key-in-a-batch"),
+        pytest.param(raw_key_single(NOT_UTF8), Reason.MALFORMED, "not UTF-8", ID, id="not-utf8-key"),
+        pytest.param(single(GOOD, "k" * 1025), Reason.MALFORMED, "a key of 1025 bytes", ID, id="long-key"),
+        pytest.param(batch([message(GOOD, "ü" * 513)]), Reason.MALFORMED, "of 1026 bytes", ID, id="long-key-in-utf8"),
+        pytest.param(single(b""), Reason.MALFORMED, "empty payload", "", id="empty-payload"),
+        pytest.param(single(b"", properties=BINARY), Reason.MALFORMED, "empty payload", "", id="empty-payload-binary"),
+        pytest.param(batch([message(b"")]), Reason.MALFORMED, "empty payload", "", id="empty-payload-in-a-batch"),
+        pytest.param(single(GOOD, null_value=True), Reason.MALFORMED, "empty payload", "", id="null-value"),
+        pytest.param(batch([message(GOOD, null_value=True)]), Reason.MALFORMED, "empty payload", "", id="null-value-b"),
+        pytest.param(single(b"[]"), Reason.MALFORMED, "JSON object", "", id="not-an-object"),
+        pytest.param(single(b'{"id": 1'), Reason.MALFORMED, "JSON object", "", id="not-json"),
+        pytest.param(single(structured("?").replace(b"?", NOT_UTF8)), Reason.MALFORMED, "UTF-8", "", id="not-utf8"),
+        pytest.param(single(structured(version="1")), Reason.MALFORMED, "`str`", "", id="version-string"),
+        pytest.param(single(b"x", properties={"id": "x"}), Reason.MALFORMED, "UUID", "", id="binary-id"),
+        pytest.param(single(GOOD, properties={"id": ""}), Reason.MALFORMED, "UUID", "", id="binary-id-empty"),
+        pytest.param(
+            single(b"x", properties={**BINARY, "version": "1.5"}), Reason.MALFORMED, "version", ID, id="binary-version"
+        ),
+    ],
+)  # fmt: skip
+def test_a_message_that_breaks_the_contract(entry: Entry, reason: Reason, detail: str, id_text: str) -> None:
+    read = flawed(entry)
+    assert (read.reason, read.id_text) == (reason, id_text)
+    assert detail in read.detail
+    properties = properties_of(rejection(read)[0])
+    assert properties["reason"] == reason
+    assert properties["submission"] == f"7:3:0:{read.batch_index}"
+
+
+@pytest.mark.parametrize("entry", [raw_key_single(NOT_UTF8), raw_key_batch(NOT_UTF8)], ids=["single", "batch"])
+def test_a_key_that_is_not_utf8_stays_as_it_was(entry: Entry) -> None:
+    head, _ = rejection(flawed(entry))
+    key: object = SingleMessageMetadata.FromString(head).partition_key
+    assert key == NOT_UTF8
+    assert raw_key_single(b"ok").metadata.partition_key == "ok", "the test writes the right field"
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        pytest.param({b"id": NOT_UTF8}, "UUID", id="id"),
+        pytest.param({b"id": b"\xff" * 36}, "UUID", id="id-of-36-bytes"),
+        pytest.param({b"id": ID.encode(), b"version": b"\xff"}, "version", id="version"),
+    ],
+)
+@pytest.mark.parametrize("batched", [True, False])
+def test_binary_mode_with_properties_that_are_not_utf8(
+    properties: dict[bytes, bytes], expected: str, batched: bool
+) -> None:
+    head, payload = message(b"opaque")
+    if batched:
+        entry = batch([(head + b"".join(raw_property(*pair) for pair in properties.items()), payload)])
+    else:
+        entry = single(payload)
+        for pair in properties.items():
+            entry.metadata.MergeFromString(raw_property(*pair, tag=b"\x22"))
+    read = flawed(entry)
+    assert read.reason == Reason.MALFORMED
+    assert expected in read.detail
+    assert properties_of(rejection(read)[0])["reason"] == "malformed"
+
+
+def test_other_properties_that_are_not_utf8_are_kept_as_they_are() -> None:
+    head, payload = message(b"opaque", properties=BINARY)
+    odd = raw_property(b"\xfe", NOT_UTF8)
+    read = submission(batch([(head + odd, payload)]))
+    assert odd in accepted_message(Accepted(read, 4, 9))
+
+
+def test_one_bad_message_does_not_spoil_its_batch() -> None:
+    read = read_entry(batch([message(GOOD), message(b"{}"), message(GOOD)]), MAX_MESSAGE_BYTES)
+    assert [type(one) for one in read] == [Submission, Flawed, Submission]
+    assert [one.batch_index for one in read] == [0, 1, 2]
+
+
+# --- reading: entries that stay closed ---
+
+TWO = [message(GOOD), message(structured(event_id("second")))]
+INCOMPLETE_PROPERTY = b"\x0a\x06\x0a\x04half"
+
+
+def lying(entry: Entry, payload: Callable[[bytes], bytes]) -> Entry:
+    return entry._replace(payload=payload(entry.payload))
+
+
+def without_required_fields() -> Entry:
+    entry = single(GOOD, properties={"mine": "1"})
+    entry.metadata.MergeFromString(b"\x22" + INCOMPLETE_PROPERTY[1:])
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason", "detail"),
+    [
+        pytest.param(batch(TWO, count=1), Reason.MALFORMED, "after the last of 1", id="count-too-small"),
+        pytest.param(batch(TWO, count=3), Reason.MALFORMED, "cannot be read", id="count-too-large"),
+        pytest.param(batch(TWO, count=0), Reason.MALFORMED, "a batch of 0", id="count-zero"),
+        pytest.param(batch(TWO, count=-1), Reason.MALFORMED, "a batch of -1", id="count-negative"),
+        pytest.param(batch([]), Reason.MALFORMED, "a batch of 0", id="nothing-in-it"),
+        pytest.param(batch([], count=1), Reason.MALFORMED, "cannot be read", id="nothing-where-one-is-stated"),
+        pytest.param(lying(batch(TWO), lambda b: b[:-1]), Reason.MALFORMED, "longer than its batch", id="truncated"),
+        pytest.param(lying(batch(TWO), lambda b: b[:9]), Reason.MALFORMED, "", id="truncated-in-the-metadata"),
+        pytest.param(lying(batch(TWO), lambda b: b[:2]), Reason.MALFORMED, "", id="truncated-in-the-size"),
+        pytest.param(lying(batch(TWO), lambda b: b + b"\0"), Reason.MALFORMED, "1 bytes after", id="trailing-byte"),
+        pytest.param(lying(batch(TWO), lambda b: b"\xff" * 40), Reason.MALFORMED, "", id="garbage"),
+        pytest.param(
+            batch([(SingleMessageMetadata(payload_size=-1).SerializeToString(), b"")]), Reason.MALFORMED, "longer",
+            id="negative-size",
+        ),
+        pytest.param(batch([(b"", b"")]), Reason.MALFORMED, "lacks a required field", id="no-size"),
+        pytest.param(
+            batch([TWO[0], (TWO[1][0] + INCOMPLETE_PROPERTY, TWO[1][1])]), Reason.MALFORMED,
+            "message 1 lacks a required field", id="half-a-property-in-a-batch",
+        ),
+        pytest.param(without_required_fields(), Reason.MALFORMED, "lacks a required field", id="half-a-property"),
+        pytest.param(
+            stored(MessageMetadata(partition_key=KEY), GOOD), Reason.MALFORMED, "lacks a required field",
+            id="no-producer",
+        ),
+        pytest.param(single(GOOD)._replace(metadata=sent_metadata(partition_key=KEY, compression=1)),
+                     Reason.MALFORMED, "", id="compressed-it-says"),
+        pytest.param(batch(TWO, count=MAX_ENTRY_MESSAGES + 1), Reason.TOO_LARGE, "10001 messages", id="count-huge"),
+        pytest.param(batch(TWO, count=2**31 - 1), Reason.TOO_LARGE, "messages in one batch", id="count-largest"),
+        pytest.param(
+            batch(TWO, compression=1, uncompressed_size=MAX_ENTRY_BYTES + 1), Reason.TOO_LARGE, "uncompressed",
+            id="size-large",
+        ),
+        pytest.param(
+            batch(TWO, compression=3, uncompressed_size=2**32 - 1), Reason.TOO_LARGE, "uncompressed", id="size-largest"
+        ),
+        pytest.param(single(GOOD, num_chunks_from_msg=2), Reason.CHUNKED, "", id="chunked"),
+        pytest.param(
+            single(GOOD[:9], num_chunks_from_msg=3, chunk_id=1, uuid="p-0", total_chunk_msg_size=len(GOOD)),
+            Reason.CHUNKED, "", id="chunk-in-the-middle",
+        ),
+        pytest.param(encrypted(batch(TWO)), Reason.ENCRYPTED, "batch", id="encrypted-batch"),
+        pytest.param(
+            encrypted(batch([message(b"x", properties=BINARY)])), Reason.ENCRYPTED, "batch", id="encrypted-batch-of-one"
+        ),
+        pytest.param(encrypted(single(GOOD)), Reason.ENCRYPTED, "id as a property", id="encrypted-structured"),
+        pytest.param(
+            single(GOOD, schema_version=b"v" * (MAX_SCHEMA_VERSION_BYTES + 1)), Reason.MALFORMED, "schema version",
+            id="schema-version",
+        ),
+        pytest.param(
+            Entry(MessageId(7, 3, 0), MessageMetadata(), b"\0\0\1all of it", 0, (), "checksum mismatch"),
+            Reason.MALFORMED, "checksum mismatch", id="damaged",
+        ),
+    ],
+)  # fmt: skip
+def test_an_entry_that_stays_closed(entry: Entry, reason: Reason, detail: str) -> None:
+    read = flawed(entry)
+    assert (read.reason, read.id_text, read.batch_index) == (reason, "", -1)
+    assert detail in read.detail
+    assert read.payload == entry.payload, "its bytes are kept as they were stored"
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    ((metadata, payload),) = opened(output)
+    assert payload == entry.payload
+    assert not MessageMetadata.FromString(output.metadata).compression, "compressing it again would hide what it was"
+    assert {"reason": reason, "submission": "7:3:0:-1"}.items() <= {f.key: f.value for f in metadata.properties}.items()
+    assert metadata.partition_key == entry.metadata.partition_key
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
+@pytest.mark.parametrize("lie", [-1, 1, -(10**9)])
+def test_a_wrong_uncompressed_size(compression: int, lie: int) -> None:
+    for true in (batch(TWO, compression=compression), single(GOOD, compression=compression)):
+        stated = max(0, true.metadata.uncompressed_size + lie)
+        true.metadata.uncompressed_size = stated
+        read = flawed(true)
+        assert (read.reason, read.payload, read.batch_index) == (Reason.MALFORMED, true.payload, -1)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
+def test_a_payload_that_cannot_be_decompressed(compression: int) -> None:
+    entry = batch(TWO, compression=compression)
+    for payload in (b"", b"\xff" * 50, entry.payload[:-2]):
+        read = flawed(entry._replace(payload=payload))
+        assert (read.reason, read.payload) == (Reason.MALFORMED, payload)
+
+
+def test_an_unknown_compression() -> None:
+    entry = batch(TWO)
+    entry.metadata.MergeFromString(b"\x40\x09")
+    read = flawed(entry)
+    assert (read.reason, read.detail) == (Reason.MALFORMED, "unknown compression 9")
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    assert opened(output)[0][1] == entry.payload
+
+
+def test_a_size_that_is_stated_wrongly_without_compression_does_no_harm() -> None:
+    assert len(read_entry(batch(TWO, uncompressed_size=1), MAX_MESSAGE_BYTES)) == 2
+
+
+# --- reading: encrypted messages in binary mode ---
+
+
+def sealed_entry(payload: bytes = b"secret", **properties: str) -> Entry:
+    return encrypted(single(payload, properties={**BINARY, **properties}, compression=Compression.LZ4, event_time=5))
+
+
+def test_an_encrypted_message_is_judged_by_its_properties_and_travels_on_unopened() -> None:
+    entry = sealed_entry(sequence="mine", trace="1")
+    entry.metadata.uncompressed_size = 2**32 - 1  # whatever is inside
+    entry.metadata.txnid_most_bits = 9
+    read = submission(entry)
+    assert (read.id_text, read.expected, read.payload) == (ID, 3, entry.payload)
+    (output,) = pack([(accepted_message(Accepted(read, 4, 17)), read)], MAX_MESSAGE_BYTES)
+    assert (output.payload, output.num_messages) == (entry.payload, 1)
+    sent = MessageMetadata.FromString(output.metadata)
+    assert {field.key: field.value for field in sent.properties} == {
+        "id": ID, "version": "4", "sequence": "17", "submission": "7:3:0:-1", "trace": "1",
+    }  # fmt: skip
+    assert len(sent.properties) == 5
+    assert not any(sent.HasField(name) for name in SENDERS_OWN_FIELDS if name != "replicate_to")
+    assert not sent.HasField("num_messages_in_batch"), "it must not look like a batch"
+    for name in ("encryption_keys", "encryption_param", "compression", "partition_key", "event_time"):
+        assert getattr(sent, name) == getattr(entry.metadata, name)
+    (back,) = read_events(delivered(output))
+    assert (back.key, back.version, back.sequence) == (KEY, 4, 17)
+
+
+def test_an_encrypted_message_with_a_bad_version_stays_encrypted() -> None:
+    read = flawed(sealed_entry(version="x"))
+    assert (read.reason, read.id_text) == (Reason.MALFORMED, ID)
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    assert MessageMetadata.FromString(output.metadata).encryption_keys
+    assert output.payload == read.payload
+
+
+@pytest.mark.parametrize("properties_bytes", [0, 3 * MIB])
+def test_an_encrypted_message_may_be_as_large_as_any(properties_bytes: int) -> None:
+    limit = MAX_MESSAGE_BYTES
+    entry = sealed_entry(note="n" * properties_bytes)
+    room = limit - OUTCOME_BYTES - entry.metadata.ByteSize()
+    fits = submission(entry._replace(payload=b"s" * room))
+    (output,) = pack([(accepted_message(Accepted(fits, 4, 17)), fits)], limit)
+    assert len(output.metadata) + len(output.payload) <= limit
+    assert flawed(entry._replace(payload=b"s" * (room + 8))).reason == Reason.TOO_LARGE
+
+
+def test_a_too_large_encrypted_message_is_rejected_in_the_open() -> None:
+    entry = sealed_entry(trace="1")._replace(payload=b"s" * (MAX_MESSAGE_BYTES - 100))
+    (output,) = pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES)
+    assert not MessageMetadata.FromString(output.metadata).encryption_keys, "without a payload nobody could decrypt it"
+    ((metadata, payload),) = opened(output)
+    assert payload == b""
+    assert (metadata.partition_key, {f.key: f.value for f in metadata.properties}["trace"]) == (KEY, "1")
+
+
+# --- reading: sizes ---
+
+
+def of_size(payload_bytes: int) -> bytes:
+    payload = structured(data="x" * (payload_bytes - len(structured(data=""))))
+    assert len(payload) == payload_bytes
+    return payload
+
+
+def test_the_largest_message_that_fits_with_its_outcome() -> None:
+    room = MAX_MESSAGE_BYTES - OUTCOME_BYTES - len(message(of_size(4 * MIB))[0])
+    fits = submission(batch([message(of_size(room))]))
+    over = flawed(batch([message(of_size(room + 1))]))
+    assert (over.reason, over.id_text, over.payload) == (Reason.TOO_LARGE, ID, b"")
+    assert str(MAX_MESSAGE_BYTES) in over.detail
+    for outcome, read in ((accepted_message(Accepted(fits, 2**53, 2**60)), fits), rejection(over)):
+        (output,) = pack([(outcome, read)], MAX_MESSAGE_BYTES)
+        assert len(output.metadata) + len(output.payload) < MAX_MESSAGE_BYTES - 512, "the producer adds its own fields"
+        assert len(opened(output)) == 1
+
+
+@pytest.mark.parametrize("compression", [Compression.LZ4, Compression.ZLIB, Compression.ZSTD, Compression.SNAPPY])
+def test_a_5_mib_payload_is_too_large_and_keeps_its_properties(compression: int) -> None:
+    properties = {"trace": "1", "version": "mine", "reason": "mine"}
+    read = flawed(single(of_size(5 * MIB), properties=properties, compression=compression, event_time=9))
+    assert (read.reason, read.id_text, read.payload) == (Reason.TOO_LARGE, ID, b"")
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    ((metadata, payload),) = opened(output)
+    assert payload == b""
+    assert (metadata.partition_key, metadata.event_time, metadata.payload_size) == (KEY, 9, 0)
+    found = properties_of(metadata.SerializeToString())
+    assert found.pop("detail")
+    assert found == {"id": ID, "trace": "1", "reason": "too_large", "submission": "7:3:0:-1"}
+
+
+def test_a_20_mib_json_that_was_compressed_to_1_mib_is_too_large() -> None:
+    noise = os.urandom(640 * 1024).hex()
+    payload = structured(data=noise + "x" * (20 * MIB - len(noise)))
+    entry = single(payload, compression=Compression.ZLIB)
+    assert 0.5 * MIB < len(entry.payload) < 1.5 * MIB
+    read = flawed(entry)
+    assert (read.reason, read.id_text, read.payload) == (Reason.TOO_LARGE, ID, b"")
+    after = read_one(single(GOOD))
+    assert isinstance(after, Submission), "and the partition goes on"
+
+
+def test_a_closed_entry_that_does_not_fit_with_its_outcome() -> None:
+    entry = batch([message(of_size(MAX_MESSAGE_BYTES - 200))], count=2)
+    read = flawed(entry)
+    assert (read.reason, read.payload) == (Reason.TOO_LARGE, b"")
+
+
+def test_properties_that_do_not_fit_with_their_outcome_are_dropped_too() -> None:
+    entry = single(b"x", properties={"id": ID, "huge": "h" * (MAX_MESSAGE_BYTES - 300)})
+    (output,) = pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES)
+    assert len(output.metadata) + len(output.payload) < OUTCOME_BYTES
+    ((metadata, _),) = opened(output)
+    found = {field.key: field.value for field in metadata.properties}
+    assert (found["id"], found["reason"]) == (ID, "too_large")
+
+
+def test_a_hostile_schema_version_does_not_outgrow_the_limit() -> None:
+    entry = single(GOOD, schema_version=b"v" * (4 * MIB))
+    (output,) = pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES)
+    assert len(output.metadata) < OUTCOME_BYTES
+
+
+# --- outcomes: properties ---
+
+OURS = ("id", "version", "sequence", "submission", "expected_version", "current_version", "accepted_version", "reason",
+        "detail")  # fmt: skip
+
+
+MINE = {name: f"publishers-{name}" for name in OURS} | {"id": ID, "version": "3"}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_an_accepted_event_replaces_its_own_properties_and_keeps_others(batched: bool) -> None:
+    properties = [("a", "1"), *MINE.items(), ("sequence", "a second time"), ("z", "2")]
+    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
+    assert properties_of(accepted_message(Accepted(submission(entry), 4, 17))) == {
+        "a": "1", "z": "2", "id": ID, "version": "4", "sequence": "17",
+        "submission": "7:3:0:0" if batched else "7:3:0:-1", "reason": "publishers-reason",
+        "expected_version": "publishers-expected_version", "current_version": "publishers-current_version",
+        "accepted_version": "publishers-accepted_version", "detail": "publishers-detail",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_rejected_event_replaces_its_own_properties_and_keeps_others(batched: bool) -> None:
+    properties = [("a", "1"), *MINE.items(), ("version", "3"), ("z", "2")]
+    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
+    rejected = Rejected(submission(entry), Reason.DUPLICATE, "why", 3, 8, accepted=4)
+    assert properties_of(rejected_message(rejected)) == {
+        "a": "1", "z": "2", "id": ID, "expected_version": "3", "current_version": "8", "accepted_version": "4",
+        "reason": "duplicate", "detail": "why", "submission": "7:3:0:0" if batched else "7:3:0:-1",
+        "sequence": "publishers-sequence",
+    }  # fmt: skip
+
+
+def test_a_property_that_an_outcome_lacks_does_not_stay_from_the_publisher() -> None:
+    read = submission(single(b"x", properties={**BINARY, "accepted_version": "0", "current_version": "1"}))
+    found = properties_of(rejected_message(Rejected(read, Reason.MISROUTED, "", 3)))
+    assert "accepted_version" not in found
+    assert "current_version" not in found
+
+
+def test_an_outcome_keeps_everything_else_of_the_message() -> None:
+    fields: dict[str, Any] = {
+        "event_time": 12, "ordering_key": b"\x01", "partition_key_b64_encoded": True, "sequence_id": 3,
+    }  # fmt: skip
+    read = submission(batch([message(GOOD, "a2V5", {"p": "q"}, **fields)]))
+    for outcome in (accepted_message(Accepted(read, 0, 0)), rejected_message(Rejected(read, Reason.DUPLICATE))):
+        metadata = SingleMessageMetadata.FromString(outcome)
+        assert {name: getattr(metadata, name) for name in fields} == fields
+        assert (metadata.partition_key, metadata.payload_size, metadata.properties[0].key) == ("a2V5", len(GOOD), "p")
+
+
+# --- packing ---
+
+
+def outcomes(
+    payloads: Sequence[bytes], compression: int = 0, schema_version: bytes = b"", position: str = "7:3:0:"
+) -> list[tuple[bytes, Submission]]:
+    source = Source(position, compression, schema_version, None)
+    packed = []
+    for n, payload in enumerate(payloads):
+        head, _ = message(payload)
+        read = Submission(KEY, b"", ID, None, head, None, payload, source, n)
+        packed.append((accepted_message(Accepted(read, n, n)), read))
+    return packed
+
+
+def bodies(outputs: Sequence[Output]) -> list[list[bytes]]:
+    return [[body for _, body in opened(output)] for output in outputs]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_what_was_packed_comes_back_in_order(compression: int) -> None:
+    payloads = [structured(data=n) for n in range(100)]
+    packed = outcomes(payloads, compression, b"schema")
+    (output,) = pack(packed, MAX_MESSAGE_BYTES)
+    assert MessageMetadata.FromString(output.metadata) == MessageMetadata(
+        num_messages_in_batch=100, compression=compression or None, schema_version=b"schema",
+        uncompressed_size=len(join_batch([(head, read.payload) for head, read in packed])),
+    )  # fmt: skip
+    assert opened(output) == [(SingleMessageMetadata.FromString(head), read.payload) for head, read in packed]
+    assert [event.sequence for event in read_events(delivered(output))] == list(range(100))
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
+def test_what_does_not_shrink_is_not_compressed(compression: int) -> None:
+    payload = os.urandom(100_000)
+    assert len(compress(compression, payload)) > len(payload)
+    (output,) = pack(outcomes([payload], compression), MAX_MESSAGE_BYTES)
+    metadata = MessageMetadata.FromString(output.metadata)
+    assert not metadata.HasField("compression")
+    assert metadata.uncompressed_size == len(output.payload)
+    assert bodies([output]) == [[payload]]
+
+
+def test_nothing_packs_to_nothing() -> None:
+    assert list(pack([], MAX_MESSAGE_BYTES)) == []
+
+
+def test_entries_of_one_kind_share_an_output() -> None:
+    first, second = outcomes([b"1", b"2"]), outcomes([b"3"], position="7:4:0:")
+    assert bodies(list(pack(first + second, MAX_MESSAGE_BYTES))) == [[b"1", b"2", b"3"]]
+
+
+def test_another_compression_or_schema_or_a_sealed_message_begins_another_output() -> None:
+    sealed = submission(sealed_entry())
+    messages = [
+        *outcomes([b"1"]),
+        *outcomes([b"2"], schema_version=b"v2"),
+        *outcomes([b"3" * 900], Compression.LZ4, b"v2"),
+        *outcomes([b"4" * 900], Compression.ZSTD, b"v2"),
+        *outcomes([b"5"]),
+        (accepted_message(Accepted(sealed, 0, 0)), sealed),
+        (accepted_message(Accepted(sealed, 1, 1)), sealed),
+        *outcomes([b"6", b"7"]),
+    ]
+    outputs = list(pack(messages, MAX_MESSAGE_BYTES))
+    metadata = [MessageMetadata.FromString(output.metadata) for output in outputs]
+    assert [(one.compression, one.schema_version, bool(one.encryption_keys)) for one in metadata] == [
+        (0, b"", False), (0, b"v2", False), (1, b"v2", False), (3, b"v2", False), (0, b"", False),
+        (1, b"", True), (1, b"", True), (0, b"", False),
+    ]  # fmt: skip
+    assert [output.num_messages for output in outputs] == [1] * 7 + [2]
+    assert [output.payload for output in outputs[5:7]] == [sealed.payload] * 2
+
+
+def test_outputs_are_split_by_size() -> None:
+    payloads = [bytes([n]) * (400 * 1024) for n in range(7)]
+    outputs = list(pack(outcomes(payloads), MAX_MESSAGE_BYTES))
+    assert bodies(outputs) == [payloads[0:2], payloads[2:4], payloads[4:6], payloads[6:7]]
+    assert all(len(output.payload) <= OUTPUT_BATCH_BYTES for output in outputs)
+
+
+def test_a_message_larger_than_an_output_is_one_by_itself() -> None:
+    small, large = b"s", b"l" * (3 * MIB)
+    outputs = list(pack(outcomes([small, large, large, small, small]), MAX_MESSAGE_BYTES))
+    assert bodies(outputs) == [[small], [large], [large], [small, small]]
+
+
+def test_outputs_are_split_at_a_small_limit_of_the_broker() -> None:
+    limit = 10_000
+    outputs = list(pack(outcomes([b"x" * 3000] * 9), limit))
+    assert [output.num_messages for output in outputs] == [2, 2, 2, 2, 1]
+    assert all(len(output.metadata) + len(output.payload) <= limit for output in outputs)
+
+
+def test_outputs_are_split_by_count() -> None:
+    ((_, read),) = outcomes([b"x"])
+    small = SingleMessageMetadata(payload_size=1).SerializeToString()
+    outputs = list(pack([(small, read)] * (OUTPUT_BATCH_MESSAGES + 1), MAX_MESSAGE_BYTES))
+    assert [output.num_messages for output in outputs] == [OUTPUT_BATCH_MESSAGES, 1]
+
+
+# --- reading back ---
+
+
+def events_entry(*messages: Message) -> Entry:
+    return batch(messages)._replace(message_id=MessageId(20, 5, 2))
+
+
+def event(version: str = "4", sequence: str = "17", id_text: str = ID, **fields: Any) -> Message:
+    return message(b"x", properties={"id": id_text, "version": version, "sequence": sequence}, **fields)
+
+
+def test_stored_events_of_a_batch() -> None:
+    entry = events_entry(event(), event("0", "18", event_id("b"), key="account-2"))
+    at_ms = entry.metadata.publish_time
+    assert list(read_events(entry)) == [
+        StoredEvent(KEY, bytes.fromhex(ID.replace("-", "")), 4, 17, at_ms, "20:5:2:0"),
+        StoredEvent("account-2", bytes.fromhex(event_id("b").replace("-", "")), 0, 18, at_ms, "20:5:2:1"),
+    ]
+
+
+def test_what_compaction_took_out_of_a_batch_is_passed_over() -> None:
+    out = message(b"", compacted_out=True)
+    (found,) = read_events(events_entry(out, event(), out))
+    assert found.position == "20:5:2:1", "the others keep their place"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(events_entry(message(b"x")), id="no-properties"),
+        pytest.param(events_entry(message(b"x", properties={"id": ID, "version": "4"})), id="no-sequence"),
+        pytest.param(events_entry(event(version="four")), id="version-no-number"),
+        pytest.param(events_entry(event(sequence="")), id="sequence-empty"),
+        pytest.param(events_entry(event(id_text="x")), id="id-no-uuid"),
+        pytest.param(events_entry(event(), message(b"{}")), id="second-of-a-batch"),
+        pytest.param(batch([event()], count=2), id="corrupt-batch"),
+        pytest.param(batch([event()], compression=1, uncompressed_size=3), id="wrong-size"),
+        pytest.param(single(json.dumps({"id": ID}).encode()), id="a-submission"),
+        pytest.param(events_entry(event())._replace(damage="checksum mismatch"), id="damaged"),
+        pytest.param(events_entry((event()[0] + raw_property(b"version", NOT_UTF8), b"x")), id="version-not-utf8"),
+    ],
+)
+def test_what_no_sequencer_wrote_is_refused(entry: Entry) -> None:
+    with pytest.raises(ForeignWriter, match=f"message {entry.message_id.ledger}:{entry.message_id.entry}"):
+        list(read_events(entry))
