@@ -1,0 +1,142 @@
+"""What must become of submissions, predicted from the contract alone: a plain dict per partition.
+
+Written to be right at a glance, with json and uuid, and with nothing of the sequencer's own code, whose judge it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+from sequencer.pulsar.frames import MessageId
+
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024
+# Properties and framing count towards the limit. Tests stay out of the zone in which that decides.
+SURELY_FITS_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
+SURELY_TOO_LARGE_BYTES = MAX_MESSAGE_BYTES - 1024
+
+UUID_SPELLING = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+INTEGER_SPELLING = re.compile(r"-?[0-9]+", re.ASCII)
+
+
+class Message(NamedTuple):
+    """One message of any topic as the official client reads it."""
+
+    message_id: MessageId
+    key: str
+    properties: dict[str, str]
+    payload: bytes
+    null_value: bool = False
+    event_time_ms: int = 0
+    ordering_key: str = ""
+    published_at_ms: int = 0
+    chunks: tuple[MessageId, ...] = ()  # the stored messages that it was put together from
+
+    @property
+    def stored(self) -> tuple[MessageId, ...]:
+        """What the topic holds of it: each of these is a submission."""
+        return self.chunks or (self.message_id,)
+
+
+class Outcome(NamedTuple):
+    """What became of one submission; `reason` is empty where it was accepted."""
+
+    submission: str
+    reason: str
+    version: int | None = None
+    sequence: int | None = None
+    expected_version: int | None = None
+    current_version: int | None = None
+    accepted_version: int | None = None
+
+
+class Envelope(NamedTuple):
+    """What the contract asks of a message besides its key."""
+
+    event_id: UUID
+    expected: int | None
+
+
+class Refused(ValueError):
+    """Why a message breaks the contract."""
+
+
+def home(key: str, partitions: int) -> int:
+    """The partition of an aggregate: Java's String.hashCode, as its definition says it."""
+    units = memoryview(key.encode("utf-16-be")).cast("B")
+    value = 0
+    for high, low in zip(units[::2], units[1::2], strict=True):
+        value = (value * 31 + (high << 8 | low)) % 2**32
+    return value % 2**31 % partitions
+
+
+def envelope(message: Message) -> Envelope:
+    """The id and the expected version of a submission. Raises Refused with the reason."""
+    size = len(message.payload)
+    assert not SURELY_FITS_BYTES < size < SURELY_TOO_LARGE_BYTES, f"{size} bytes may or may not be too large"
+    if message.chunks:
+        raise Refused("chunked")
+    if size >= SURELY_TOO_LARGE_BYTES:
+        raise Refused("too_large")
+    if not message.key:
+        raise Refused("missing_key")
+    if not message.payload or message.null_value:
+        raise Refused("malformed")
+    if "id" in message.properties:
+        return Envelope(_uuid(message.properties["id"]), _version_property(message.properties.get("version")))
+    try:
+        content = json.loads(message.payload.decode())
+    except ValueError:
+        raise Refused("malformed") from None
+    if not isinstance(content, dict) or "data" not in content:
+        raise Refused("malformed")
+    return Envelope(_uuid(content.get("id")), _version(content.get("version")))
+
+
+def _uuid(text: object) -> UUID:
+    if not isinstance(text, str) or not UUID_SPELLING.fullmatch(text):
+        raise Refused("malformed")
+    return UUID(text)
+
+
+def _version(value: object) -> int | None:
+    if value is not None and (type(value) is not int or not -1 <= value <= 2**53):
+        raise Refused("malformed")
+    return value
+
+
+def _version_property(text: str | None) -> int | None:
+    if text is None:
+        return None
+    return _version(int(text) if INTEGER_SPELLING.fullmatch(text) else text)
+
+
+def predict(partition: int, partitions: int, messages: Iterable[Message]) -> Iterator[Outcome]:
+    """The outcome of each submission of one partition, in order. Ids are remembered for ever: tests are short."""
+    tails: dict[str, int] = {}
+    accepted: dict[tuple[str, UUID], int] = {}
+    sequence = 0
+    for message in messages:
+        try:
+            event_id, expected = envelope(message)
+        except Refused as refused:
+            for message_id in message.stored:
+                yield Outcome(str(message_id), str(refused))
+            continue
+        submission, key = str(message.message_id), message.key
+        if home(key, partitions) != partition:
+            yield Outcome(submission, "misrouted", expected_version=expected)
+            continue
+        tail = tails.get(key, -1)
+        before = accepted.get((key, event_id))
+        if expected == tail or (expected is None and before is None):
+            yield Outcome(submission, "", version=tail + 1, sequence=sequence)
+            tails[key] = accepted[key, event_id] = tail + 1
+            sequence += 1
+        elif before is not None:
+            yield Outcome(submission, "duplicate", None, None, expected, tail, before)
+        else:
+            yield Outcome(submission, "wrong_expected_version", None, None, expected, tail)

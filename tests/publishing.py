@@ -1,0 +1,117 @@
+"""Publishes with the official client, as any application would: events, workloads of them, and what is no event."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pulsar
+
+from tests.model import home
+
+IN_FLIGHT_MESSAGES = 20_000
+SENT_WITHIN_S = 30.0
+RECENT = 20  # how far back in an aggregate a retry may reach
+
+Router = Callable[[Any, int], int]
+
+
+class Draft(NamedTuple):
+    """A message to be sent; payload None = a null value, key None = no key."""
+
+    key: str | None
+    payload: bytes | None
+    properties: Mapping[str, str] = MappingProxyType({})
+    event_time_ms: int | None = None
+    ordering_key: str | None = None
+
+
+def canonical(message: Any, partitions: int) -> int:
+    """The message_router that keeps an aggregate where every client finds it."""
+    return home(message.partition_key(), partitions)
+
+
+def publish(client: Any, topic: str, drafts: Iterable[Draft], *, router: Router = canonical, **options: Any) -> None:
+    """Send all, in order, and return when the broker has stored all of them; fail when it refused one."""
+    failures: list[str] = []
+    unanswered = threading.Semaphore(IN_FLIGHT_MESSAGES)
+
+    def answered(result: Any, _: Any) -> None:
+        if result != pulsar.Result.Ok:
+            failures.append(str(result))
+        unanswered.release()
+
+    producer = client.create_producer(
+        topic, message_router=router, max_pending_messages=2 * IN_FLIGHT_MESSAGES, block_if_queue_full=True, **options
+    )
+    for draft in drafts:
+        assert unanswered.acquire(timeout=SENT_WITHIN_S), f"nothing was answered within {SENT_WITHIN_S} s"
+        producer.send_async(
+            draft.payload,
+            answered,
+            properties=dict(draft.properties),
+            partition_key=draft.key,
+            event_timestamp=draft.event_time_ms,
+            ordering_key=draft.ordering_key,
+        )
+    producer.flush()
+    producer.close()
+    assert not failures, f"{len(failures)} were not stored, the first: {failures[0]}"
+
+
+def structured(key: str, event_id: UUID | str, version: Any = ..., data: Any = None, **more: Any) -> Draft:
+    """An event in the structured content mode; version ... = absent."""
+    versions = {} if version is ... else {"version": version}
+    return Draft(key, json.dumps({"id": str(event_id), **versions, "data": data, **more}).encode())
+
+
+def binary(key: str, event_id: UUID | str, version: int | str | None, payload: bytes, **more: Any) -> Draft:
+    """An event in the binary content mode; version None = absent."""
+    versions = {} if version is None else {"version": str(version)}
+    return Draft(key, payload, {"id": str(event_id), **versions}, **more)
+
+
+class Workload:
+    """Seeded events over aggregates: most expect the right version, some none, and a share is in conflict.
+
+    It goes on where it stopped, so that several publishers can send one after another.
+    """
+
+    def __init__(self, seed: int, *, aggregates: int, conflicts: float) -> None:
+        self._random = random.Random(seed)
+        self._keys = [f"account-{number}" for number in range(aggregates)]
+        self._conflicts = conflicts
+        self._sent: dict[str, list[tuple[UUID, int | None]]] = {key: [] for key in self._keys}  # what will be accepted
+
+    def take(self, count: int) -> Iterator[Draft]:
+        """The next `count` events."""
+        for _ in range(count):
+            yield self._next()
+
+    def _next(self) -> Draft:
+        chance = self._random.random
+        key = self._random.choice(self._keys)
+        sent = self._sent[key]
+        tail = len(sent) - 1
+        event_id = UUID(int=self._random.getrandbits(128))
+        if chance() >= self._conflicts:
+            expected = None if chance() < 0.1 else tail
+            sent.append((event_id, expected))
+        elif sent and chance() < 0.3:
+            event_id, expected = self._random.choice(sent[-RECENT:])  # a retry
+        else:
+            expected = self._random.choice([tail - 1, tail - 2, tail + 1, tail + 7])
+            expected = tail + 1 if expected < -1 else expected
+        return self._draft(key, event_id, expected)
+
+    def _draft(self, key: str, event_id: UUID, expected: int | None) -> Draft:
+        if self._random.random() < 0.5:
+            return binary(key, event_id, expected, b"\x00\xffbytes of its own")
+        # By hand: json.dumps would take most of the time of a large test.
+        version = "null" if expected is None else expected
+        return Draft(key, f'{{"id":"{event_id}","version":{version},"data":{{"amount":50,"by":"someone"}}}}'.encode())
