@@ -318,8 +318,17 @@ def _tail(path: Path, offset: int) -> list[str]:
 
 @contextlib.contextmanager
 def _download_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, drawn when the first bytes arrive."""
+    """A progress bar on standard error, drawn as soon as there is something to fetch."""
     columns = (TextColumn("fetching the broker"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", visible=False)
-        yield lambda count, total: bar.update(task, advance=count, total=total, visible=True)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("")
+
+    def advance(count: int, total: int) -> None:
+        bar.start()
+        bar.update(task, advance=count, total=total)
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
