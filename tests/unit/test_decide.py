@@ -1,0 +1,301 @@
+"""The judgement: every row of the contract's table, and batches judged against what is decided but not applied."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from sequencer.decide import Decided, Overlay
+from sequencer.event import Accepted, Flawed, Reason, Rejected, Source, Submission
+from state.index import IndexLimits, VersionIndex
+
+SOURCE = Source("7:3:0:", 0, b"", None)
+WINDOW_MS = 60_000
+
+
+def event_id(name: str) -> bytes:
+    return uuid.uuid5(uuid.NAMESPACE_OID, name).bytes
+
+
+def submit(key: str, name: str, expected: int | None = None) -> Submission:
+    identifier = event_id(name)
+    return Submission(key, identifier, str(uuid.UUID(bytes=identifier)), expected, b"", None, b"{}", SOURCE, 0)
+
+
+def flaw(reason: Reason = Reason.MALFORMED) -> Flawed:
+    return Flawed(reason, "a detail", "", b"", None, b"", SOURCE, 0)
+
+
+class Memory:
+    """An index that says what it is told, and counts what it is asked."""
+
+    def __init__(self, tails: Mapping[str, int] = {}, ids: Mapping[tuple[bytes, str], int] = {}) -> None:
+        self.stored = dict(tails)
+        self.ids = dict(ids)
+        self.asked_tails: list[str] = []
+        self.asked_ids = 0
+
+    def tails(self, keys: Sequence[str]) -> list[int]:
+        self.asked_tails.extend(keys)
+        return [self.stored.get(key, -1) for key in keys]
+
+    def accepted_version(self, event_id: bytes, key: str) -> int | None:
+        self.asked_ids += 1
+        return self.ids.get((event_id, key))
+
+    def apply(self, decided: Decided) -> None:
+        self.stored.update(decided.tails)
+        self.ids.update(decided.ids)
+
+
+def overlay_of(index: VersionIndex | Memory, *, next_sequence: int = 0, cache_aggregates: int = 1000) -> Overlay:
+    return Overlay(index, partition=0, partitions=1, next_sequence=next_sequence, cache_aggregates=cache_aggregates)
+
+
+def short(outcome: Accepted | Rejected) -> str:
+    """`accepted 4`, `duplicate 2`, `wrong_expected_version`, ..."""
+    match outcome:
+        case Accepted(version=version):
+            return f"accepted {version}"
+        case Rejected(reason=Reason.DUPLICATE, accepted=version):
+            return f"duplicate {version}"
+        case Rejected(reason=reason):
+            return str(reason)
+
+
+def shorts(overlay: Overlay, *submissions: Submission | Flawed) -> list[str]:
+    return [short(outcome) for outcome in overlay.decide(submissions).outcomes]
+
+
+# --- the table of the contract ---
+
+# One aggregate for each tail. Version n of the aggregate with tail t has the id "t-n"; that of version 0 has left the
+# window, where there are others.
+AGGREGATES = {-1: "no such", 0: "one event", 2: "tail < 3", 3: "tail = 3", 7: "tail > 3"}
+ANOTHER = "another aggregate"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionIndex]:
+    left: list[tuple[bytes, str, int]] = []
+    kept: list[tuple[bytes, str, int]] = []
+    for tail, key in AGGREGATES.items():
+        for version in range(tail + 1):
+            (left if version < tail and version == 0 else kept).append((event_id(f"{tail}-{version}"), key, version))
+    tails = {key: tail for tail, key in AGGREGATES.items() if tail >= 0}
+    directory: Path = tmp_path_factory.mktemp("index")
+    with VersionIndex.open(directory, identity="events", limits=IndexLimits(id_window_ms=WINDOW_MS)) as index:
+        index.apply({}, left, accepted_at_ms=1, checkpoint=None)
+        index.apply({ANOTHER: 0}, [(event_id("another"), ANOTHER, 0)], accepted_at_ms=1 + WINDOW_MS, checkpoint=None)
+        index.apply(tails, kept, accepted_at_ms=1 + 2 * WINDOW_MS, checkpoint=None)
+        assert index.accepted_version(event_id("7-0"), AGGREGATES[7]) is None, "it has left"
+        assert index.accepted_version(event_id("7-1"), AGGREGATES[7]) == 1, "it has not"
+        yield index
+
+
+WRONG = "wrong_expected_version"
+KINDS = ("fresh", "last", "older", "another", "left")
+TABLE: list[tuple[int | None, int, tuple[str | None, ...]]] = [
+    # expected, the aggregate's tail: the outcome with a fresh id, the last event's id, that of an older event, that of
+    # an event of another aggregate, one that has left the window; None where there is no such event.
+    (None, -1, ("accepted 0", None, None, "accepted 0", None)),
+    (None, 0, ("accepted 1", "duplicate 0", None, "accepted 1", None)),
+    (None, 2, ("accepted 3", "duplicate 2", "duplicate 1", "accepted 3", "accepted 3")),
+    (None, 7, ("accepted 8", "duplicate 7", "duplicate 1", "accepted 8", "accepted 8")),
+    (-1, -1, ("accepted 0", None, None, "accepted 0", None)),
+    (-1, 0, (WRONG, "duplicate 0", None, WRONG, None)),
+    (-1, 2, (WRONG, "duplicate 2", "duplicate 1", WRONG, WRONG)),
+    (-1, 7, (WRONG, "duplicate 7", "duplicate 1", WRONG, WRONG)),
+    (0, -1, (WRONG, None, None, WRONG, None)),
+    (0, 0, ("accepted 1", "accepted 1", None, "accepted 1", None)),
+    (0, 2, (WRONG, "duplicate 2", "duplicate 1", WRONG, WRONG)),
+    (3, -1, (WRONG, None, None, WRONG, None)),
+    (3, 2, (WRONG, "duplicate 2", "duplicate 1", WRONG, WRONG)),
+    (3, 3, ("accepted 4", "accepted 4", "accepted 4", "accepted 4", "accepted 4")),
+    (3, 7, (WRONG, "duplicate 7", "duplicate 1", WRONG, WRONG)),
+    (2**53, 7, (WRONG, "duplicate 7", "duplicate 1", WRONG, WRONG)),
+]
+
+
+@pytest.mark.parametrize(
+    ("expected", "tail", "kind", "outcome"),
+    [
+        pytest.param(expected, tail, kind, outcome, id=f"expected {expected} tail {tail} id {kind}")
+        for expected, tail, outcomes in TABLE
+        for kind, outcome in zip(KINDS, outcomes, strict=True)
+        if outcome is not None
+    ],
+)
+def test_the_table(index: VersionIndex, expected: int | None, tail: int, kind: str, outcome: str) -> None:
+    names = {"last": f"{tail}-{tail}", "older": f"{tail}-1", "left": f"{tail}-0"}
+    submission = submit(AGGREGATES[tail], names.get(kind, kind), expected)
+    (judged,) = overlay_of(index).decide([submission]).outcomes
+    assert short(judged) == outcome
+    assert judged.submission is submission
+    if isinstance(judged, Rejected):
+        assert (judged.expected, judged.current) == (expected, tail)
+        assert judged.detail
+
+
+def test_a_key_is_not_its_neighbour(index: VersionIndex) -> None:
+    key = AGGREGATES[3]
+    for other in (key + " ", key[:-1], key.upper(), "", key + "\0"):
+        assert shorts(overlay_of(index), submit(other, "3-3", 3)) == [WRONG]
+
+
+# --- one batch ---
+
+
+def test_events_of_one_aggregate_in_one_batch() -> None:
+    overlay = overlay_of(Memory(), next_sequence=40)
+    decided = overlay.decide([submit("a", "1", -1), submit("a", "2", 0), submit("a", "3"), submit("a", "4", 2)])
+    assert [short(outcome) for outcome in decided.outcomes] == ["accepted 0", "accepted 1", "accepted 2", "accepted 3"]
+    assert [outcome.sequence for outcome in decided.outcomes if isinstance(outcome, Accepted)] == [40, 41, 42, 43]
+    assert decided.next_sequence == 44
+    assert decided.tails == {"a": 3}
+    assert decided.ids == {(event_id(str(n + 1)), "a"): n for n in range(4)}
+
+
+def test_two_writers_that_saw_the_same_version() -> None:
+    overlay = overlay_of(Memory({"a": 1}))
+    decided = overlay.decide([submit("a", "mine", 1), submit("a", "yours", 1), submit("a", "command")])
+    assert [short(outcome) for outcome in decided.outcomes] == ["accepted 2", WRONG, "accepted 3"]
+    lost = decided.outcomes[1]
+    assert isinstance(lost, Rejected)
+    assert (lost.expected, lost.current, lost.accepted) == (1, 2, None)
+    assert (event_id("yours"), "a") not in decided.ids, "a rejected event is not remembered"
+
+
+def test_an_accepted_event_after_a_rejected_one() -> None:
+    batch: list[Submission | Flawed] = [submit("a", "1", 5), flaw(), submit("a", "1", 4), submit("a", "2", 5)]
+    assert shorts(overlay_of(Memory({"a": 4})), *batch) == [WRONG, "malformed", "accepted 5", "accepted 6"]
+
+
+def test_duplicates_in_one_batch() -> None:
+    first, command = submit("a", "1", -1), submit("a", "2")
+    outcomes = shorts(overlay_of(Memory()), first, first, command, command, first, submit("b", "1", -1))
+    assert outcomes == ["accepted 0", "duplicate 0", "accepted 1", "duplicate 1", "duplicate 0", "accepted 0"]
+
+
+def test_an_id_sent_again_with_a_newer_version_is_a_new_event_and_is_known_by_that() -> None:
+    outcomes = shorts(overlay_of(Memory()), submit("a", "1", -1), submit("a", "1", 0), submit("a", "1", 0))
+    assert outcomes == ["accepted 0", "accepted 1", "duplicate 1"]
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_flawed_messages_become_their_outcome_and_change_nothing(reason: Reason) -> None:
+    overlay = overlay_of(Memory({"a": 1}), next_sequence=3)
+    decided = overlay.decide([flaw(reason), submit("a", "1", 1), flaw(reason)])
+    rejected = Rejected(flaw(reason), reason, "a detail")
+    assert decided.outcomes == [rejected, Accepted(submit("a", "1", 1), 2, 3), rejected]
+    assert (decided.tails, decided.next_sequence) == ({"a": 2}, 4)
+
+
+def test_an_empty_batch() -> None:
+    overlay = overlay_of(Memory(), next_sequence=9)
+    decided = overlay.decide([])
+    assert decided == Decided([], {}, {}, 9)
+    overlay.applied(decided)
+
+
+def test_a_batch_asks_for_every_tail_once_and_for_ids_where_a_duplicate_is_possible() -> None:
+    index = Memory({"a": 1})
+    shorts(overlay_of(index), submit("a", "1", 1), submit("a", "2", 2), submit("b", "3", -1), submit("b", "4", 0))
+    assert sorted(index.asked_tails) == ["a", "b"]
+    assert index.asked_ids == 0
+    shorts(overlay_of(index), submit("a", "5"), submit("a", "6", 0))
+    assert index.asked_ids == 2
+
+
+# --- batches in flight ---
+
+
+def test_a_batch_is_judged_against_what_is_decided_before_it_is_applied() -> None:
+    index = Memory({"a": 4})
+    overlay = overlay_of(index, next_sequence=10)
+    assert shorts(overlay, submit("a", "1", 4), submit("b", "2", -1)) == ["accepted 5", "accepted 0"]
+    assert shorts(overlay, submit("a", "3", 4), submit("a", "4", 5)) == [WRONG, "accepted 6"]
+    third = overlay.decide([submit("a", "5", 6), submit("b", "6", 0)])
+    assert third.tails == {"a": 7, "b": 1}
+    assert [outcome.sequence for outcome in third.outcomes if isinstance(outcome, Accepted)] == [13, 14]
+    assert index.stored == {"a": 4}, "deciding writes nothing"
+
+
+def test_a_duplicate_of_any_batch_in_flight() -> None:
+    index = Memory()
+    overlay = overlay_of(index)
+    batches = [overlay.decide([submit("a", str(n))]) for n in range(3)]
+    for n in range(3):
+        assert shorts(overlay, submit("a", str(n))) == [f"duplicate {n}"]
+    assert shorts(overlay, submit("b", "0")) == ["accepted 0"], "an id counts for its aggregate only"
+    assert index.asked_ids == 4, "three fresh ones and the one of b"
+    index.apply(batches[0])
+    overlay.applied(batches[0])
+    assert shorts(overlay, submit("a", "0"), submit("a", "1")) == ["duplicate 0", "duplicate 1"]
+
+
+def test_of_two_events_with_one_id_the_newer_one_is_named() -> None:
+    overlay = overlay_of(Memory())
+    assert shorts(overlay, submit("a", "1", -1)) == ["accepted 0"]
+    assert shorts(overlay, submit("a", "1", 0)) == ["accepted 1"]
+    assert shorts(overlay, submit("a", "1", -1)) == ["duplicate 1"]
+
+
+def test_batches_are_applied_in_their_order() -> None:
+    overlay = overlay_of(Memory())
+    first, second = overlay.decide([submit("a", "1")]), overlay.decide([submit("a", "2")])
+    with pytest.raises(AssertionError, match="in the order they were decided"):
+        overlay.applied(second)
+    overlay.applied(first)
+    overlay.applied(second)
+
+
+def test_more_in_flight_than_the_overlay_can_hold_is_a_bug() -> None:
+    overlay = overlay_of(Memory(), cache_aggregates=8)
+    overlay.decide([submit("a", "1"), flaw(), flaw()])
+    with pytest.raises(AssertionError, match="more events decided and not applied"):
+        overlay.decide([submit("a", "2"), submit("a", "3")])
+
+
+def test_what_is_in_flight_is_never_forgotten_and_what_is_long_applied_is() -> None:
+    """Many times more aggregates than the cache holds go by, each of which gets its second event in a later batch."""
+    index = Memory()
+    overlay = overlay_of(index, cache_aggregates=12)
+    flights = [overlay.decide([submit("0", "first", -1), submit("0'", "first", -1)])]
+    for n in range(1, 50):
+        keys = (f"{n}", f"{n}'")
+        decided = overlay.decide([submit(keys[0], "1", -1), submit(keys[1], "1", -1), submit(f"{n - 1}", "2", 0)])
+        assert [short(outcome) for outcome in decided.outcomes] == ["accepted 0", "accepted 0", "accepted 1"]
+        flights.append(decided)
+        if len(flights) == 2:
+            index.apply(flights[0])
+            overlay.applied(flights.pop(0))
+    assert len(index.asked_tails) == len(set(index.asked_tails)) == 100, "what was in flight was not asked for again"
+    assert shorts(overlay, submit("1'", "2", 0)) == ["accepted 1"]
+    assert index.asked_tails[-1] == "1'", "it had been dropped"
+
+
+# --- misrouted ---
+
+# Of 3 partitions, by Java's hash: the first belongs to 0, the second to 1.
+HERE, ELSEWHERE = "\u03a9mega", "account-1"
+
+
+def test_a_misrouted_aggregate_is_rejected() -> None:
+    overlay = Overlay(Memory(), partition=0, partitions=3, next_sequence=5)
+    decided = overlay.decide([submit(ELSEWHERE, "1", -1), submit(HERE, "1", -1), submit(ELSEWHERE, "2"), flaw()])
+    assert [short(outcome) for outcome in decided.outcomes] == ["misrouted", "accepted 0", "misrouted", "malformed"]
+    lost = decided.outcomes[0]
+    assert isinstance(lost, Rejected)
+    assert lost.detail == "the key belongs to partition 1 of 3, it arrived in 0"
+    assert (lost.expected, lost.current) == (-1, None), "its aggregate was not looked at"
+    assert decided.tails == {HERE: 0}
+    assert decided.next_sequence == 6
+
+
+def test_at_its_home_it_is_accepted() -> None:
+    overlay = Overlay(Memory(), partition=1, partitions=3, next_sequence=0)
+    assert shorts(overlay, submit(ELSEWHERE, "1", -1)) == ["accepted 0"]
