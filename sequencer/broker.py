@@ -109,6 +109,17 @@ class EmbeddedBroker:
         """http://127.0.0.1:PORT"""
         return f"http://{HOST}:{self.http_port}"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """All that the broker and its bookie are told; every other setting has Pulsar's default."""
+        addresses = {
+            "brokerServicePort": str(self.port),
+            "webServicePort": str(self.http_port),
+            "bindAddress": HOST,
+            "advertisedAddress": HOST,
+        }
+        return read_settings() | addresses | self._extra_settings
+
     def start(self) -> None:
         """Fetch what is missing, start Java, and return when the broker is healthy and can run transactions.
 
@@ -168,13 +179,6 @@ class EmbeddedBroker:
 
     def _prepare_data_dir(self) -> None:
         """Make the directory, with room in it, and write the configuration of this start."""
-        settings = read_settings() | {
-            "brokerServicePort": str(self.port),
-            "webServicePort": str(self.http_port),
-            "bindAddress": HOST,
-            "advertisedAddress": HOST,
-        }
-        settings |= self._extra_settings
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             free_bytes = shutil.disk_usage(self.data_dir).free
@@ -184,7 +188,7 @@ class EmbeddedBroker:
             # What an earlier run said must not be taken for this one's last words.
             logs = (self.log_file, self._output_file)
             self._log_offsets = {path: path.stat().st_size if path.exists() else 0 for path in logs}
-            lines = [f"{name}={value}\n" for name, value in settings.items()]
+            lines = [f"{name}={value}\n" for name, value in self.settings.items()]
             (self.data_dir / "standalone.conf").write_text("".join(lines))
         except OSError as error:
             raise BrokerFailure(f"cannot use the data directory {self.data_dir}: {error.strerror}") from error
