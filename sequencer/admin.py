@@ -56,7 +56,10 @@ class Admin:
         self._http.close()
 
     def get(self, path: str) -> Any:
-        """The decoded answer; None where the broker answers with nothing (a policy that was never set)."""
+        """The decoded answer to a path such as "v2/namespaces/public/default".
+
+        None where the broker answers with nothing: a policy that was never set.
+        """
         return self._call("GET", path)
 
     def put(self, path: str, body: object = None) -> None:
@@ -70,7 +73,7 @@ class Admin:
 
     def _call(self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Any:
         """Raises: AdminFailed."""
-        url = f"{self.admin_url}/admin/v2/{quote(path)}"
+        url = f"{self.admin_url}/admin/{quote(path)}"
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(method, url, body, query)
             if not response.is_redirect:

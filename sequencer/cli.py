@@ -15,19 +15,24 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from sequencer import __version__
+from sequencer.admin import Admin
 from sequencer.console import EXIT_FAILED, Connection, OutcomeUnknown, command, connected, one_line
+from sequencer.pulsar.frames import MessageId
 from sequencer.topics import (
     FOR_EVER_DAYS,
     MAX_PARTITIONS,
     MAX_RETENTION_DAYS,
     REJECTED_RETENTION_DAYS,
     SUBMITTED_RETENTION_DAYS,
-    Topics,
+    TopicPlan,
+    create_topics,
+    is_primed,
+    partition_count,
     short_name,
 )
 
@@ -82,12 +87,8 @@ def init(
     \b
     Example:  sequencer init --partitions 4
     """
-    from sequencer.admin import Admin
-    from sequencer.topics import TopicPlan, create_topics
-
     if 0 in (submitted_retention_days, rejected_retention_days):
         raise click.UsageError("a retention of 0 days would keep nothing")
-    topics = connection.topics
     plan = TopicPlan(partitions, submitted_retention_days, rejected_retention_days)
 
     def step(topic: str, what: str, changed: bool) -> None:
@@ -97,26 +98,20 @@ def init(
             click.echo(f"{'done' if changed else 'kept'}  {short_name(topic)}: {what}")
 
     with Admin(connection.admin_url, connection.token) as admin:
-        for done in create_topics(admin, topics, plan):
+        for done in create_topics(admin, connection.topics, plan):
             step(*done)
-    asyncio.run(_prime(connection, topics, partitions, lambda topic, primed: step(topic, "primed", primed)))
+        asyncio.run(_prime(connection, admin, partitions, lambda topic, primed: step(topic, "primed", primed)))
     if not as_json:
         click.echo(f"{connection.namespace} is ready: sequencer run")
 
 
-async def _prime(connection: Connection, topics: Topics, partitions: int, report: Callable[[str, bool], None]) -> None:
+async def _prime(connection: Connection, admin: Admin, partitions: int, report: Callable[[str, bool], None]) -> None:
     from sequencer.prime import prime_outputs
 
+    topics = connection.topics
     outputs = [topic for n in range(partitions) for topic in (topics.events_partition(n), topics.rejected_partition(n))]
-    async with own_client(connection) as client:
-        await prime_outputs(client, outputs, report)
-
-
-def own_client(connection: Connection) -> Any:
-    """Our own client of the binary protocol, with the shared options."""
-    from sequencer.pulsar.client import PulsarClient
-
-    return PulsarClient(connection.service_url)
+    async with connection.client() as client:
+        await prime_outputs(client, outputs, already=lambda topic: is_primed(admin, topic), report=report)
 
 
 @cli.command()
@@ -201,13 +196,18 @@ def publish(connection: Connection, file: BinaryIO, as_json: bool) -> int:
     Example:  echo '{"key": "account-1", "version": -1, "data": {"opened": true}}' | sequencer publish
     """
     from sequencer import publish as publishing
+    from sequencer.official import official_client
 
-    with progress_over(file) as progress:
+    # The official client would look for a broker or a topic that is not there until it times out.
+    asyncio.run(_partition_count(connection, connection.topics.submitted))
+    with (
+        progress_over(file) as progress,
+        official_client(connection.service_url, connection.token, verbose=connection.verbose) as client,
+    ):
         try:
             summary = publishing.publish(
-                connection.service_url,
-                connection.token,
-                connection.topics,
+                client,
+                connection.topics.submitted,
                 file,
                 bad_line=lambda number, what: click.echo(f"line {number}: {what}", err=True),
                 progress=progress,
@@ -220,6 +220,11 @@ def publish(connection: Connection, file: BinaryIO, as_json: bool) -> int:
         bad = f", {summary.bad_lines} bad lines" if summary.bad_lines else ""
         click.echo(f"{summary.published} events in {summary.seconds:.2f} s ({summary.events_per_s:,.0f}/s){bad}")
     return EXIT_FAILED if summary.bad_lines else 0
+
+
+async def _partition_count(connection: Connection, topic: str) -> int:
+    async with connection.client() as client:
+        return await partition_count(client, topic)
 
 
 @contextlib.contextmanager
@@ -276,7 +281,7 @@ def tail(connection: Connection, topic: str, key: str | None, start: str, follow
     }[topic]
     ends = asyncio.run(_last_messages(connection, name))
     output = click.get_binary_stream("stdout")
-    with official_client(connection.service_url, connection.token) as client:
+    with official_client(connection.service_url, connection.token, verbose=connection.verbose) as client:
         if follow:
             messages = tailing.follow_topic(client, name, from_latest=start == "latest")
         else:
@@ -289,10 +294,10 @@ def tail(connection: Connection, topic: str, key: str | None, start: str, follow
     output.flush()
 
 
-async def _last_messages(connection: Connection, topic: str) -> Any:
+async def _last_messages(connection: Connection, topic: str) -> dict[int, MessageId]:
     from sequencer.tail import last_messages
 
-    async with own_client(connection) as client:
+    async with connection.client() as client:
         return await last_messages(client, topic)
 
 

@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import httpx
 
 from sequencer import SequencerError
+from sequencer.pulsar.client import NO_AUTH, PulsarClient, token_auth
+from sequencer.pulsar.errors import PulsarError
 from sequencer.topics import DEFAULT_NAMESPACE, NamespaceInvalid, Topics
+from state.errors import IndexFailure
 
 EXIT_FAILED = 1
 EXIT_OUTCOME_UNKNOWN = 5
 EXIT_INTERRUPTED = 130
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+KNOWN_FAILURES = (SequencerError, PulsarError, IndexFailure, httpx.HTTPError, OSError)
+"""What is nobody's bug: reported in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,13 @@ class Connection:
             return Topics(self.namespace)
         except NamespaceInvalid as error:
             raise click.UsageError(str(error)) from error
+
+    def client(self) -> PulsarClient:
+        """Our own client of the binary protocol. Raises: click.UsageError."""
+        try:
+            return PulsarClient(self.service_url, auth=token_auth(self.token) if self.token else NO_AUTH)
+        except ValueError as error:
+            raise click.UsageError(f"--service-url: {error}") from error
 
 
 class Failure(click.ClickException):
@@ -131,20 +145,11 @@ def reported(*, verbose: bool) -> Iterator[None]:
         sys.exit(0)
     except click.ClickException:
         raise
-    except _known_failures() as error:
+    except KNOWN_FAILURES as error:
         if verbose:
             logging.getLogger("sequencer").exception("failed")
-        raise Failure(one_line(error)) from error
-
-
-def _known_failures() -> tuple[type[Exception], ...]:
-    """What is nobody's bug. Imported late: most are not needed to print a help text."""
-    import httpx
-
-    from sequencer.pulsar.errors import PulsarError
-    from state.index import IndexFailure
-
-    return (SequencerError, PulsarError, IndexFailure, httpx.HTTPError, OSError)
+        where = "Pulsar: " if isinstance(error, PulsarError) else ""
+        raise Failure(where + one_line(error)) from error
 
 
 def one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from sequencer import SequencerError
 from sequencer.pulsar.client import Consumer, Coordinator, Producer, PulsarClient
-from sequencer.pulsar.errors import ProducerFenced, PulsarError, ServerRefused
+from sequencer.pulsar.errors import ProducerFenced, PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.frames import TxnId
 
 PRIME_ATTEMPTS = 4
@@ -23,31 +23,39 @@ PRIME_TTL_MS = 15_000
 """Short, because no log lists this transaction: one that a crash leaves open hides what comes after it so long."""
 PRIMING_COORDINATOR = 0
 PAYLOAD = b"priming"
-PRODUCER_BUSY = 16
 
 
 class PrimingFailed(SequencerError):
     """The topic shows a message that was sent in an aborted transaction, or the broker refused PRIME_ATTEMPTS times."""
 
 
-async def prime_outputs(client: PulsarClient, topics: Sequence[str], report: Callable[[str, bool], None]) -> None:
-    """Primes partitions (full names) one after another and reports each with whether a transaction was needed.
+async def prime_outputs(
+    client: PulsarClient, topics: Sequence[str], *, already: Callable[[str], bool], report: Callable[[str, bool], None]
+) -> None:
+    """Primes partitions (full names) one after another, because topics of a namespace that are first loaded at the same
+    moment can stall each other.
 
-    One after another, because topics of a namespace that are first loaded at the same moment can stall each other.
-    A partition whose producers another process holds exclusively has an owner, who primes it himself: it is left alone.
+    A partition whose producers another process holds exclusively has an owner, who primes it: it is left alone.
+
+    Args:
+        already: whether a partition needs nothing, as far as the broker tells.
+        report: called with each partition and whether a transaction was run on it.
 
     Raises: PrimingFailed, PulsarError.
     """
     for topic in topics:
-        try:
-            primed = await prime_output(client, topic)
-        except ProducerFenced:
-            primed = False
-        except ServerRefused as error:
-            if error.error != PRODUCER_BUSY:
-                raise
-            primed = False
-        report(topic, primed)
+        report(topic, not already(topic) and await _prime_unowned(client, topic))
+
+
+async def _prime_unowned(client: PulsarClient, topic: str) -> bool:
+    try:
+        return await prime_output(client, topic)
+    except ProducerFenced:
+        return False
+    except ServerRefused as error:
+        if error.error != ServerError.PRODUCER_BUSY:
+            raise
+        return False
 
 
 async def prime_output(client: PulsarClient, topic: str, *, producer: Producer | None = None) -> bool:

@@ -15,8 +15,7 @@ import pulsar
 
 from sequencer import SequencerError
 from sequencer.event import MAX_KEY_BYTES, BrokenContract, structured_envelope
-from sequencer.official import official_client, route
-from sequencer.topics import Topics
+from sequencer.official import route
 
 MAX_LINE_BYTES = 5 * 1024 * 1024
 """As large as the largest message that a broker takes unless told otherwise."""
@@ -186,9 +185,8 @@ class _InFlight:
 
 
 def publish(
-    service_url: str,
-    token: str | None,
-    topics: Topics,
+    client: Any,
+    topic: str,
     file: BinaryIO,
     *,
     bad_line: Callable[[int, str], None],
@@ -197,30 +195,28 @@ def publish(
     """Sends every good line of a file and waits for the receipts.
 
     Args:
+        client: an official client.
         bad_line: called with a line's number and what is wrong with it.
         progress: called with the number of bytes read since its last call.
 
-    Raises: BrokerStopped, OfficialClientFailed.
+    Raises: BrokerStopped, pulsar.PulsarException.
     """
     started_s = time.monotonic()
-    with official_client(service_url, token) as client:
-        producer = client.create_producer(
-            topics.submitted,
-            message_router=route,
-            batching_enabled=True,
-            batching_max_messages=BATCH_MESSAGES,
-            batching_max_allowed_size_in_bytes=BATCH_BYTES,
-            batching_max_publish_delay_ms=BATCH_DELAY_MS,
-            # The bound is ours (_InFlight), in bytes too; the client's own must never be the first to refuse.
-            max_pending_messages=MAX_IN_FLIGHT_MESSAGES,
-            max_pending_messages_across_partitions=MAX_IN_FLIGHT_MESSAGES,
-            send_timeout_millis=SEND_TIMEOUT_MS,
-        )
-        in_flight = _InFlight()
-        bad_lines = _send_all(producer, file, in_flight, bad_line, progress)
-        if in_flight.failure is None:
-            producer.flush()
-        in_flight.wait_empty()
+    producer = client.create_producer(
+        topic,
+        message_router=route,
+        batching_enabled=True,
+        batching_max_messages=BATCH_MESSAGES,
+        batching_max_allowed_size_in_bytes=BATCH_BYTES,
+        batching_max_publish_delay_ms=BATCH_DELAY_MS,
+        # The bound is ours (_InFlight), in bytes too; the client's own must never be the first to refuse.
+        max_pending_messages=MAX_IN_FLIGHT_MESSAGES,
+        max_pending_messages_across_partitions=MAX_IN_FLIGHT_MESSAGES,
+        send_timeout_millis=SEND_TIMEOUT_MS,
+    )
+    in_flight = _InFlight()
+    bad_lines = _send_all(producer, file, in_flight, bad_line, progress)
+    in_flight.wait_empty()
     for number in sorted(in_flight.too_big):
         bad_line(number, "larger than the largest message that the broker takes")
     if in_flight.failure is not None:

@@ -18,7 +18,7 @@ import pulsar
 from sequencer import SequencerError
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
-from sequencer.topics import partition_of, short_name
+from sequencer.topics import partition_count, partition_of, short_name
 
 POLL_MS = 500
 """How long the official client is left alone with a read: Ctrl-C waits for it."""
@@ -28,15 +28,6 @@ STALL_LIMIT_S = 15.0
 
 class TailIncomplete(SequencerError):
     """The last message of a partition did not arrive: damaged, a part of an unfinished chunked message, or trimmed."""
-
-
-class TopicMissing(SequencerError):
-    """The topic has not been created."""
-
-    def __init__(self, topic: str) -> None:
-        super().__init__(
-            f"there is no partitioned topic {topic}: create the topics first (sequencer init --partitions N)"
-        )
 
 
 class Message(NamedTuple):
@@ -78,11 +69,8 @@ async def last_messages(client: PulsarClient, topic: str) -> dict[int, MessageId
 
     Raises: TopicMissing, PulsarError.
     """
-    partitions = await client.partitions(topic)
-    if partitions == 0:
-        raise TopicMissing(topic)
     ends = {}
-    for partition in range(partitions):
+    for partition in range(await partition_count(client, topic)):
         reader = await client.reader(partition_of(topic, partition))
         last = await reader.last_message_id()
         await reader.close()

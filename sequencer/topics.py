@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from sequencer import SequencerError
 from sequencer.admin import HTTP_CONFLICT, HTTP_NOT_FOUND, Admin, AdminFailed
+from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.errors import ServerError, ServerRefused
 
 DEFAULT_NAMESPACE = "public/default"
 SUBSCRIPTION = "sequencer"
@@ -47,6 +49,13 @@ class NamespaceMissing(SequencerError):
 
 class PartitionsFixed(SequencerError):
     """The topics exist with another number of partitions than asked for, or disagree with each other."""
+
+
+class TopicMissing(SequencerError):
+    """The topics have not been created."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"there is no partitioned topic {topic}: sequencer init creates the topics")
 
 
 class PolicyNotVisible(SequencerError):
@@ -163,7 +172,7 @@ def partitions_found(admin: Admin, topics: Topics) -> dict[str, int | None]:
     Raises: NamespaceMissing, AdminFailed.
     """
     try:
-        admin.get(f"namespaces/{topics.namespace}")
+        admin.get(f"v2/namespaces/{topics.namespace}")
     except AdminFailed as error:
         if error.status != HTTP_NOT_FOUND:
             raise
@@ -171,6 +180,22 @@ def partitions_found(admin: Admin, topics: Topics) -> dict[str, int | None]:
             f"namespace {topics.namespace} does not exist: create it first (pulsar-admin namespaces create ...)"
         ) from error
     return {topic: _partitions_of(admin, topic) for topic in topics.all}
+
+
+async def partition_count(client: PulsarClient, topic: str) -> int:
+    """How many partitions a topic has, asked over the binary protocol.
+
+    Raises: TopicMissing, PulsarError.
+    """
+    try:
+        count = await client.partitions(topic)
+    except ServerRefused as error:
+        if error.error != ServerError.TOPIC_NOT_FOUND:
+            raise
+        count = 0
+    if count == 0:
+        raise TopicMissing(topic)
+    return count
 
 
 def _partitions_of(admin: Admin, topic: str) -> int | None:
@@ -215,8 +240,7 @@ def _create_topic(admin: Admin, topic: str, partitions: int, *, exists: bool) ->
 
 
 def _missing_partitions(admin: Admin, topic: str, partitions: int) -> list[int]:
-    namespace = _path(topic).removeprefix("persistent/").rpartition("/")[0]
-    existing = set(admin.get(f"persistent/{namespace}"))
+    existing = set(admin.get(_path(topic).rpartition("/")[0]))
     return [n for n in range(partitions) if partition_of(topic, n) not in existing]
 
 
@@ -277,6 +301,20 @@ def _create_subscription(admin: Admin, topic: str) -> Step:
     return Step(topic, what, changed=True)
 
 
+def is_primed(admin: Admin, topic: str) -> bool:
+    """Whether a partition's transaction buffer is Ready; what the broker does not want to tell counts as no.
+
+    Raises: AdminFailed, where it cannot be asked.
+    """
+    try:
+        stats = admin.get(f"v3/transactions/transactionBufferStats/{topic.removeprefix('persistent://')}")
+    except AdminFailed as error:
+        if error.status == 0:
+            raise
+        return False
+    return isinstance(stats, dict) and stats.get("state") == "Ready"
+
+
 def _retried(call: Any) -> Any:
     """Asks again where the broker itself failed (5xx: a topic in transfer, a transaction buffer that is loading)."""
     for attempt in range(1, ATTEMPTS + 1):
@@ -290,4 +328,5 @@ def _retried(call: Any) -> Any:
 
 
 def _path(topic: str) -> str:
-    return topic.replace("persistent://", "persistent/", 1)
+    """Where the admin interface has a topic: "v2/persistent/public/default/events"."""
+    return f"v2/persistent/{topic.removeprefix('persistent://')}"
