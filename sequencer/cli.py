@@ -280,7 +280,7 @@ def tail(connection: Connection, topic: str, key: str | None, start: str, follow
         "submitted": connection.topics.submitted,
     }[topic]
     ends = asyncio.run(_last_messages(connection, name))
-    output = click.get_binary_stream("stdout")
+    output = sys.stdout.buffer
     with official_client(connection.service_url, connection.token, verbose=connection.verbose) as client:
         if follow:
             messages = tailing.follow_topic(client, name, from_latest=start == "latest")

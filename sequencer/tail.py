@@ -96,7 +96,7 @@ def read_topic(client: Any, topic: str, ends: Mapping[int, MessageId]) -> Iterat
     )
     deadline = time.monotonic() + STALL_LIMIT_S
     while open_ends:
-        message = _next(reader)
+        message = next_message(reader, POLL_MS)
         if message is None:
             if time.monotonic() > deadline:
                 end = min(open_ends.values())
@@ -130,15 +130,18 @@ def follow_topic(client: Any, topic: str, *, from_latest: bool) -> Iterator[Mess
     start = pulsar.MessageId.latest if from_latest else pulsar.MessageId.earliest
     reader = client.create_reader(topic, start, crypto_failure_action=pulsar.ConsumerCryptoFailureAction.CONSUME)
     while True:
-        message = _next(reader)
+        message = next_message(reader, POLL_MS)
         if message is not None:
             yield message
 
 
-def _next(reader: Any) -> Message | None:
-    """The next message; None where none came within POLL_MS."""
+def next_message(reader: Any, timeout_ms: int) -> Message | None:
+    """The next message of an official reader; None where none came in time.
+
+    Raises: pulsar.PulsarException.
+    """
     try:
-        message = reader.read_next(POLL_MS)
+        message = reader.read_next(timeout_ms)
     except pulsar.Timeout:
         return None
     at = message.message_id()
