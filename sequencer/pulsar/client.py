@@ -225,11 +225,11 @@ class PulsarClient:
                 subscription,
                 consumer_id,
                 start=start,
-                inclusive=inclusive,
                 read_compacted=read_compacted,
                 rollback_s=rollback_s,
             ),
             f"SUBSCRIBE a reader to {topic}",
+            after=None if inclusive or rollback_s else start,
         )
 
     async def coordinators(self) -> int:
@@ -256,7 +256,9 @@ class PulsarClient:
 
     # --- The inside ---
 
-    async def _consumer(self, topic: str, command: Callable[[int], BaseCommand], what: str) -> Consumer:
+    async def _consumer(
+        self, topic: str, command: Callable[[int], BaseCommand], what: str, after: MessageId | None = None
+    ) -> Consumer:
         async def open_consumer() -> Consumer:
             connection = await self._locate(topic)
             consumer_id = connection.new_endpoint_id()
@@ -270,7 +272,7 @@ class PulsarClient:
                 what,
                 lambda: connection.detach_consumer(consumer_id),
             )
-            return Consumer(connection, topic, consumer_id)
+            return Consumer(connection, topic, consumer_id, after)
 
         return await self._retried(open_consumer)
 

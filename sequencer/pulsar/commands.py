@@ -145,18 +145,14 @@ def subscribe_reader(
     consumer_id: int,
     *,
     start: MessageId,
-    inclusive: bool,
     read_compacted: bool,
     rollback_s: int,
 ) -> BaseCommand:
-    """SUBSCRIBE without a trace in the broker. Delivery begins after `start`, or with it where `inclusive`.
+    """SUBSCRIBE without a trace in the broker. Delivery begins with the entry that `start` is in.
 
-    Entries are delivered whole, so a batch index in `start` is ignored.
+    So it is by the broker's sources where `start` has a batch index, and in 4.2 also where it has none.
     """
-    start_data = message_id_to_wire(MessageId(start.ledger, start.entry, start.partition))
-    if inclusive and start.ledger >= 0:
-        # The broker begins after the start id, except that it goes one entry back when the id points into a batch.
-        start_data.batch_index = 0
+    start_data = message_id_to_wire(start if start.ledger < 0 else start._replace(batch_index=0))
     command = CommandSubscribe(
         topic=topic,
         subscription=subscription,
@@ -166,7 +162,8 @@ def subscribe_reader(
         durable=False,
         start_message_id=start_data,
         read_compacted=read_compacted,
-        initialPosition=CommandSubscribe.Earliest,
+        # Where `start` lies beyond the end, that is where delivery begins.
+        initialPosition=CommandSubscribe.Latest,
         start_message_rollback_duration_sec=rollback_s,
         consumer_epoch=0,
     )

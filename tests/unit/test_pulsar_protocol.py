@@ -62,7 +62,7 @@ EVERY_REQUEST: list[BaseCommand] = [
     commands.create_producer("t", 1, "name", commands.AccessMode.WAIT_FOR_EXCLUSIVE),
     commands.close_producer(1),
     commands.subscribe_durable("t", "s", 1, "name", LATEST),
-    commands.subscribe_reader("t", "s", 1, start=MessageId(1, 2), inclusive=True, read_compacted=True, rollback_s=3),
+    commands.subscribe_reader("t", "s", 1, start=MessageId(1, 2), read_compacted=True, rollback_s=3),
     commands.close_consumer(1),
     commands.get_last_message_id(1),
     commands.ack(1, [MessageId(1, 2)], TXN),
@@ -390,14 +390,12 @@ def test_acks_are_of_whole_entries() -> None:
 
 
 def test_where_a_reader_starts() -> None:
-    def start(message_id: MessageId, inclusive: bool) -> MessageIdData:
-        return commands.subscribe_reader(
-            "t", "s", 1, start=message_id, inclusive=inclusive, read_compacted=False, rollback_s=0
-        ).subscribe.start_message_id
+    def start(message_id: MessageId) -> MessageIdData:
+        command = commands.subscribe_reader("t", "s", 1, start=message_id, read_compacted=False, rollback_s=0)
+        return command.subscribe.start_message_id
 
-    assert not start(MessageId(5, 6, 0, 7), False).HasField("batch_index")
-    assert start(MessageId(5, 6), True).batch_index == 0
-    assert not start(MessageId(-1, -1), True).HasField("batch_index")
+    assert start(MessageId(5, 6, 0, 7)) == MessageIdData(ledgerId=5, entryId=6, partition=0, batch_index=0)
+    assert not start(MessageId(-1, -1)).HasField("batch_index")
 
 
 # --- Sends and deliveries ---
