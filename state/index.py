@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from rocksdict import Rdict, WriteBatch, WriteOptions
+from rocksdict import WriteBatch, WriteOptions
 
 from state.errors import (
     IndexDamaged,
@@ -109,7 +109,7 @@ class VersionIndex:
         self._state = state
         self._limits = limits
         self._tails = store.family(TAILS)
-        self._generations = _generations(store, state)  # newest first
+        self._generations = [store.family(name) for name in _families_of(state)]  # newest first
         self._cache: dict[str, int] = {}
         self._synced = WriteOptions()
         self._synced.sync = True
@@ -131,7 +131,7 @@ class VersionIndex:
                 _begin(store, identity)
             _check_identity(store, identity)
             state = _read_state(store)
-            for name in store.names - {TAILS, _ids_family(state.generation), _ids_family(state.generation - 1)}:
+            for name in store.names - {TAILS, *_families_of(state)}:
                 store.drop(name)  # a crash came between the steps of a rotation
             return cls(store, state, limits)
         except BaseException:
@@ -298,7 +298,7 @@ class VersionIndex:
             tails = {key: version for key, version in tails.items() if len(key) <= MAX_CACHED_KEY_CHARS}
         self._cache.update(tails)
         if len(self._cache) > self._limits.cached_tails:
-            # Of the two halves the one that came in later stays. A busy aggregate that leaves is back at its next event.
+            # The half that came in later stays. A busy aggregate that has to leave is back with its next event.
             leaving = len(self._cache) - self._limits.cached_tails // 2
             self._cache = dict(islice(self._cache.items(), leaving, None))
 
@@ -308,16 +308,16 @@ class VersionIndex:
         self._generations = []
         if (name := _ids_family(oldest - 1)) in self._store.names:
             self._store.drop(name)
-        self._generations = _generations(self._store, self._state)
+        self._generations = [self._store.family(name) for name in _families_of(self._state)]
 
 
 def _ids_family(generation: int) -> str:
     return f"ids-{generation}"
 
 
-def _generations(store: Store, state: _State) -> list[Rdict]:
-    names = [_ids_family(state.generation), _ids_family(state.generation - 1)]
-    return [store.family(name) for name in names if name in store.names]
+def _families_of(state: _State) -> list[str]:
+    """The families of ids in use, newest first. The very first generation has none before it."""
+    return [_ids_family(n) for n in (state.generation, state.generation - 1) if n > 0]
 
 
 def _format_row(identity: str) -> bytes:
@@ -362,6 +362,6 @@ def _read_state(store: Store) -> _State:
         state = _State.decode(row)
     except ValueError as error:
         raise IndexDamaged(store.directory, f"the state record {row[:80]!r} is unreadable: {error}") from error
-    if missing := {TAILS, _ids_family(state.generation)} - store.names:
+    if missing := {TAILS, *_families_of(state)} - store.names:
         raise IndexDamaged(store.directory, f"without the column family {', '.join(sorted(missing))}")
     return state

@@ -169,13 +169,18 @@ class Store:
         return set(self._families)
 
     def family(self, name: str) -> Rdict:
+        """Raises: IndexUnavailable: closed."""
+        self._refuse_closed()
         return self._families[name]
 
     def handle(self, name: str) -> ColumnFamily:
         """What a batch needs to name a family. Raises: IndexUnavailable: closed."""
+        self._refuse_closed()
+        return self._handles[name]
+
+    def _refuse_closed(self) -> None:
         if not self._handles:
             raise IndexUnavailable(self.directory, "already closed")
-        return self._handles[name]
 
     @property
     def size_bytes(self) -> int:
@@ -191,8 +196,9 @@ class Store:
 
     def estimated_rows(self, name: str) -> int:
         """Raises: IndexFailure."""
+        family = self.family(name)
         try:
-            return self._families[name].property_int_value("rocksdb.estimate-num-keys") or 0
+            return family.property_int_value("rocksdb.estimate-num-keys") or 0
         except Exception as error:
             raise failure_of(self.directory, f"cannot count {name}", error) from error
 
@@ -242,8 +248,9 @@ class Store:
 
     def _rows_after(self, name: str, last: bytes | None) -> list[tuple[bytes, bytes]]:
         chunk: list[tuple[bytes, bytes]] = []
+        family = self.family(name)
         try:
-            cursor = self._families[name].iter()
+            cursor = family.iter()
             if last is None:
                 cursor.seek_to_first()
             else:
