@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -36,6 +37,8 @@ SETTINGS_FILE = FILES / "standalone.conf"
 HOST = "127.0.0.1"
 
 FREE_DISK_MIN_BYTES = 512 << 20
+# Below the ports that systems give to outgoing connections: one of those could take ours while we are down.
+FREE_PORTS = range(20_000, 32_000)
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 READY_POLL_S = 0.05
@@ -93,7 +96,7 @@ class EmbeddedBroker:
         self.data_dir = data_dir.absolute()
         self.log_file = self.data_dir / "broker.log"
         self._output_file = self.data_dir / "java.out"
-        self.port, self.http_port = _free_ports(port, http_port)
+        self.port, self.http_port, self._bookie_port = _free_ports(port, http_port, 0)
         self._memory = memory
         self._extra_settings = dict(extra_settings or {})
         self._child: JavaProcess | None = None
@@ -130,7 +133,7 @@ class EmbeddedBroker:
         java = find_java()
         with _download_bar() as progress:
             class_path = ensure_jars(read_lock(), jar_directory(), progress)
-        for port in (self.port, self.http_port):
+        for port in (self.port, self.http_port, self._bookie_port):
             _require_free(port)
         self._prepare_data_dir()
         self._child = JavaProcess(self._command(java, class_path), self._output_file)
@@ -227,6 +230,8 @@ class EmbeddedBroker:
             str(self.data_dir / "metadata"),
             "--bookkeeper-dir",
             str(self.data_dir / "bookkeeper"),
+            "--bookkeeper-port",
+            str(self._bookie_port),
         ]
 
     def _await_ready(self, child: JavaProcess) -> None:
@@ -276,23 +281,26 @@ def read_settings(path: Path = SETTINGS_FILE) -> dict[str, str]:
 
 
 def _free_ports(*ports: int) -> list[int]:
-    """The ports with every 0 replaced by a free one. All are held until all are chosen, so they differ."""
-    with contextlib.ExitStack() as held:
-        chosen = []
-        for port in ports:
-            if port == 0:
-                holder = held.enter_context(socket.create_server((HOST, 0)))
-                port = int(holder.getsockname()[1])
-            chosen.append(port)
-        return chosen
+    """The ports with every 0 replaced by a free one, all different."""
+    candidates = (
+        port for port in random.sample(FREE_PORTS, len(FREE_PORTS)) if port not in ports and not _refusal(port)
+    )
+    return [port or next(candidates) for port in ports]
 
 
 def _require_free(port: int) -> None:
     """Raises BrokerFailure where something listens on the port already, or it is not ours to take."""
+    if reason := _refusal(port):
+        raise BrokerFailure(f"cannot listen on {HOST}:{port}: {reason}")
+
+
+def _refusal(port: int) -> str:
+    """Why we cannot listen on the port; empty where we can."""
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise BrokerFailure(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
+        return error.strerror or str(error)
+    return ""
 
 
 def _answers(admin: httpx.Client, path: str) -> bool:
