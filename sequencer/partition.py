@@ -34,6 +34,9 @@ from sequencer.pulsar.frames import Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, open_index, recover
 from state.index import IndexFailure, VersionIndex
 
+GRANT_WAIT_S = 1.0
+"""How long to wait for the grant of a partition that may be free before saying that another instance owns it."""
+
 PARKED_WAIT_S = 30.0
 """How long a standby waits for the grant before it asks anew: an unload can make the broker forget it."""
 
@@ -166,7 +169,7 @@ async def _elected(client: PulsarClient, partition: Partition) -> Producer:
             return await client.producer(
                 partition.owners,
                 access_mode=AccessMode.WAIT_FOR_EXCLUSIVE,
-                granted_within_s=PARKED_WAIT_S * uniform(0.8, 1.2),
+                granted_within_s=(PARKED_WAIT_S if parked else GRANT_WAIT_S) * uniform(0.8, 1.2),
             )
         except NotGranted:
             if not parked:
