@@ -30,7 +30,7 @@ MAX_VERSION = 2**53
 MAX_KEY_BYTES = 1024
 """Longest aggregate key: it is held in memory and in the index for every aggregate."""
 
-MAX_ENTRY_BYTES = 64 * 1024 * 1024
+MAX_ENTRY_BYTES = 32 * 1024 * 1024
 """Largest submitted entry once decompressed; the whole entry is `too_large` beyond it, unopened."""
 
 MAX_ENTRY_MESSAGES = 10_000

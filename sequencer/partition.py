@@ -49,7 +49,7 @@ BATCH_MESSAGES = 4_000
 """Submitted messages that go into one transaction, if as many have arrived."""
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""Submitted bytes, as stored, that go into one transaction."""
+"""Submitted bytes, once decompressed, that go into one transaction; a single entry may be larger."""
 
 FLIGHTS = 8
 """Transactions produced and not yet committed."""
@@ -105,8 +105,8 @@ async def live(partition: Partition, stop: asyncio.Event) -> None:
     """Own a partition from the grant until `stop` is set; stands by while another instance owns it.
 
     Raises:
-        PulsarError, IndexFailure, IndexAhead: this life is over, another may do better.
-        SequencerError: any other: the partition needs a person.
+        NeedsOperator, IndexMismatch: no other life can do better.
+        PulsarError, IndexFailure, SequencerError, OSError: this life is over, another may do better.
     """
     async with PulsarClient(partition.service_url, auth=partition.auth) as client:
         office = await unless(stop, acquire(client, partition))
@@ -121,6 +121,7 @@ async def live(partition: Partition, stop: asyncio.Event) -> None:
             office = office._replace(input=await _subscribe(client, partition))
             log.info("%s: sequencing, epoch %d, sequence %d", partition, office.owner.topic_epoch, end.next_sequence)
             await sequence(partition, office, index, end, stop)
+            log.info("%s: stopped", partition)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
@@ -130,8 +131,9 @@ async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Re
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, stopping):
-            task.cancel()
+        stopping.cancel()
+        if working.cancel():
+            await asyncio.wait({working}, timeout=FAREWELL_S)
 
 
 # --- ACQUIRE ---
@@ -219,10 +221,11 @@ async def sequence(
                 await commit
                 await pool.close()
             watch.cancel()
-    except* (PulsarError, IndexFailure, SequencerError) as failures:
-        # They fail together; the first tells why. The transactions that are open die with this life's connections, by
-        # the hand of the next owner.
+    except* (PulsarError, IndexFailure, SequencerError, OSError) as failures:
+        # They fail together; the first tells why. What transactions are open, the next owner will end.
         raise failures.exceptions[0] from None
+    finally:
+        pool.abandon()
 
 
 async def _produce(

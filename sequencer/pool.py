@@ -79,11 +79,16 @@ class TransactionPool:
     async def close(self) -> None:
         """Abort everything that is open, so that nobody has to wait for it or to end it."""
         if self._refill is not None:
-            self._refill.cancel()
             await asyncio.gather(self._refill, return_exceptions=True)
         open_now = [*self._in_use, *(ready.txn for ready in self._ready)]
         self._ready.clear()
         await asyncio.gather(*(end_transaction(self._coordinator, txn) for txn in open_now))
+
+    def abandon(self) -> None:
+        """Leave everything as it is: whoever comes next finds it in the owner log."""
+        if self._refill is not None:
+            self._refill.add_done_callback(lambda refill: refill.cancelled() or refill.exception())
+            self._refill.cancel()
 
     async def _fill(self) -> None:
         opened_at_s = asyncio.get_running_loop().time()

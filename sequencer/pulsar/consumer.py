@@ -78,7 +78,7 @@ class Consumer:
 
         Args:
             max_messages: messages in all entries together.
-            max_bytes: bytes of all payloads together.
+            max_bytes: bytes of all payloads together, once decompressed.
 
         Raises:
             PulsarError: why the consumer has ended; entries that were not taken are gone.
@@ -98,7 +98,7 @@ class Consumer:
         while held:
             entry, messages, size_bytes = held[0]
             max_messages -= messages
-            max_bytes -= len(entry.payload)
+            max_bytes -= max(len(entry.payload), entry.metadata.uncompressed_size)
             if taken and (max_messages < 0 or max_bytes < 0):
                 break
             held.popleft()
