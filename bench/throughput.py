@@ -15,7 +15,6 @@ from bench.workload import Workload, load
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
-from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
 from sequencer.topics import TopicPlan, Topics, create_topics
@@ -50,7 +49,7 @@ def measure(workload: Workload, *, runs: int, directory: Path, progress: Progres
     with EmbeddedBroker(directory / "broker") as broker, Admin(broker.admin_url) as admin:
         for number in range(runs + 1):
             topics = Topics(f"public/bench-{number}")
-            admin.put(f"namespaces/{topics.namespace}", {})
+            admin.put(f"v2/namespaces/{topics.namespace}", {})
             results.append(asyncio.run(_run(broker, admin, topics, workload, directory / str(number))))
             progress.advance(task)
     return results[1:]  # the first warmed the broker's Java up
@@ -61,8 +60,6 @@ async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: W
     for _ in create_topics(admin, topics, TopicPlan(partitions=1)):
         pass
     async with PulsarClient(broker.service_url) as client:
-        outputs = [topics.events_partition(0), topics.rejected_partition(0)]
-        await prime_outputs(client, outputs, lambda topic, primed: None)
         producer = await client.producer(topics.submitted_partition(0))
         await load(producer, workload)
         await producer.close()
@@ -70,10 +67,10 @@ async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: W
             broker.service_url, topics.namespace, directory / "index", directory / "sequencer.log"
         )
         began_s = time.perf_counter()
-        await _committed(client, outputs[0], workload.events - workload.conflicts)
+        await _committed(client, topics.events_partition(0), workload.events - workload.conflicts)
         seconds = time.perf_counter() - began_s
         usage = sequencer.stop()
-    return Run(workload.events, seconds, _transactions(admin, outputs[0]), usage)
+    return Run(workload.events, seconds, _transactions(admin, topics.events_partition(0)), usage)
 
 
 async def _committed(client: PulsarClient, topic: str, events: int) -> None:
@@ -103,7 +100,7 @@ async def _sequence_at(client: PulsarClient, topic: str, position: MessageId) ->
 
 def _transactions(admin: Admin, topic: str) -> int:
     """Commits that the broker counts on an output."""
-    path = topic.replace("://", "/")
+    path = "v2/" + topic.replace("://", "/")
     return int(admin.get(f"{path}/internalStats")["entriesAddedCounter"])
 
 
