@@ -100,13 +100,13 @@ def _key(fields: dict[str, msgspec.Raw]) -> str:
     """Takes the key out of a line's fields."""
     try:
         key = _decode_text(fields.pop("key"))
-        key_bytes = len(key.encode())
     except KeyError:
         raise BadLine("no key") from None
-    except (msgspec.MsgspecError, UnicodeEncodeError):
+    except msgspec.ValidationError:
         raise BadLine("the key is not a string") from None
     if not key:
         raise BadLine("the key is empty")
+    key_bytes = len(key.encode())
     if key_bytes > MAX_KEY_BYTES:
         raise BadLine(f"the key has {key_bytes} bytes, {MAX_KEY_BYTES} are allowed")
     return key

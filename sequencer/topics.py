@@ -211,16 +211,22 @@ def _check_partitions(found: dict[str, int | None], asked: int) -> None:
     wrong = {short_name(topic): count for topic, count in found.items() if count not in (None, asked)}
     if not wrong:
         return
-    listed = ", ".join(
-        f"{name} has {count} partitions" if count else f"{name} is not partitioned" for name, count in wrong.items()
-    )
+    listed = ", ".join(f"{name} {_has_partitions(count)}" for name, count in wrong.items())
     raise PartitionsFixed(
-        f"{listed}, {asked} were asked for: the number is fixed for life, because it decides where an aggregate lives"
+        f"{listed}, but {asked} were asked for: the number is fixed for life, for it decides where an aggregate lives"
     )
+
+
+def _has_partitions(count: int | None) -> str:
+    return f"has {_partitions(count)}" if count else "is not partitioned"
+
+
+def _partitions(count: int) -> str:
+    return f"{count} partition{'s' if count > 1 else ''}"
 
 
 def _create_topic(admin: Admin, topic: str, partitions: int, *, exists: bool) -> Step:
-    what = f"{partitions} partition{'s' if partitions > 1 else ''}"
+    what = _partitions(partitions)
     if not exists:
         try:
             _retried(lambda: admin.put(f"{_path(topic)}/partitions", partitions))
