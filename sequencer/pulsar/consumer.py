@@ -179,7 +179,8 @@ class Consumer:
 
     def on_entry(self, entry: Entry, consumer_epoch: int) -> None:
         """An entry has been delivered."""
-        size_bytes = len(entry.payload) + entry.metadata.ByteSize() + ENTRY_OVERHEAD_BYTES
+        metadata_bytes = 0 if entry.damage else entry.metadata.ByteSize()
+        size_bytes = len(entry.payload) + metadata_bytes + ENTRY_OVERHEAD_BYTES
         messages = _messages_in(entry)
         self._permits -= messages
         if consumer_epoch < self._epoch or entry.message_id[:2] == self._after:

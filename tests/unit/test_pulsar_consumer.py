@@ -1,0 +1,251 @@
+"""Flow control: what a consumer allows the broker to deliver, and what it holds at most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import pytest
+
+from sequencer.pulsar import consumer as consumer_module
+from sequencer.pulsar.connection import Connection
+from sequencer.pulsar.consumer import MAX_PERMITS, MIN_PERMITS, RECEIVE_BUFFER_BYTES, Consumer
+from sequencer.pulsar.errors import ConnectionLost, ProtocolViolation, PulsarError
+from sequencer.pulsar.frames import Entry, MessageId
+from sequencer.pulsar.pulsar_api_pb2 import BaseCommand, MessageMetadata
+
+MIB = 1 << 20
+
+
+class Broker:
+    """Counts permits as a broker does, and delivers only what they allow."""
+
+    def __init__(self) -> None:
+        self.permits = 0
+        self.flows = 0
+        self.epoch = 0
+        self.delivered = 0
+        self.dropped: PulsarError | None = None
+        self.consumer = Consumer(cast(Connection, self), "topic", 7)
+
+    def attach_consumer(self, consumer_id: int, port: Consumer) -> None:
+        assert consumer_id == 7
+
+    def detach_consumer(self, consumer_id: int) -> None:
+        assert consumer_id == 7
+
+    def drop(self, reason: PulsarError) -> None:
+        self.dropped = reason
+
+    def tell(self, command: BaseCommand) -> None:
+        if command.type == BaseCommand.FLOW:
+            assert command.flow.messagePermits > 0
+            self.permits += command.flow.messagePermits
+            self.flows += 1
+        else:
+            assert command.type == BaseCommand.REDELIVER_UNACKNOWLEDGED_MESSAGES
+            self.epoch = command.redeliverUnacknowledgedMessages.consumer_epoch
+
+    async def drain(self) -> None:
+        """Nothing is ever unsent."""
+
+    def deliver(self, payload: bytes = b"", messages: int = 1, ack_set: tuple[int, ...] = (), epoch: int = 0) -> None:
+        metadata = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, num_messages_in_batch=messages)
+        message_id = MessageId(1, self.delivered)
+        self.delivered += 1
+        self.permits -= sum((word & (2**64 - 1)).bit_count() for word in ack_set) if ack_set else messages
+        self.consumer.on_entry(Entry(message_id, metadata, payload, 0, ack_set, ""), epoch)
+
+    async def take_all(self) -> list[Entry]:
+        return await self.consumer.take(max_messages=1_000_000, max_bytes=1 << 40)
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(10):
+            await story
+
+    asyncio.run(limited())
+
+
+def test_nothing_is_allowed_before_it_is_wanted() -> None:
+    async def story() -> None:
+        broker = Broker()
+        assert broker.permits == 0
+        broker.consumer.start()
+        broker.consumer.start()
+        assert broker.permits == MIN_PERMITS
+
+    run(story())
+
+
+def test_large_messages_stay_within_the_buffer() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for _ in range(3):
+            held = 0
+            while broker.permits > 0:
+                broker.deliver(bytes(MIB))
+                held += MIB
+            assert 0.5 * RECEIVE_BUFFER_BYTES <= held <= RECEIVE_BUFFER_BYTES
+            await broker.take_all()
+            assert broker.permits > 0
+
+    run(story())
+
+
+def test_a_message_larger_than_the_buffer_is_allowed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "RECEIVE_BUFFER_BYTES", MIB)
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        while broker.permits > 0:
+            broker.deliver(bytes(2 * MIB))
+        for _ in range(3):
+            await broker.take_all()
+            assert broker.permits == 1
+            broker.deliver(bytes(2 * MIB))
+
+    run(story())
+
+
+def test_small_messages_get_many_permits_in_few_flows() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for _ in range(10_000):
+            broker.deliver(b"small")
+            await broker.take_all()
+            assert 0 < broker.permits <= MAX_PERMITS
+        assert broker.flows < 10_000 / MAX_PERMITS * 4
+
+    run(story())
+
+
+def test_empty_messages_are_bounded_too() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        while broker.permits > 0:
+            broker.deliver()
+        assert broker.delivered < 2 * RECEIVE_BUFFER_BYTES / consumer_module.ENTRY_OVERHEAD_BYTES
+
+    run(story())
+
+
+def test_a_jump_in_size_takes_effect_at_once() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for _ in range(5000):
+            broker.deliver(b"small")
+            await broker.take_all()
+        flows = broker.flows
+        for _ in range(100):
+            broker.deliver(bytes(MIB))
+        assert broker.flows == flows
+        await broker.take_all()
+        for _ in range(500):
+            broker.deliver(bytes(MIB))
+            await broker.take_all()
+        assert broker.permits <= RECEIVE_BUFFER_BYTES / MIB
+
+    run(story())
+
+
+def test_permits_agree_with_the_brokers_count() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        # A broker sends whole entries: one permit is enough for a batch of any size.
+        for messages, ack_set in ((5000, ()), (1, ()), (64, (-1,)), (64, (0b1011,)), (128, (0, 1))):
+            broker.deliver(b"batch", messages, ack_set)
+            assert broker.permits == broker.consumer._permits
+            await broker.take_all()
+            assert 0 < broker.permits == broker.consumer._permits
+
+    run(story())
+
+
+def test_whoever_delivers_without_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "RECEIVE_LIMIT_BYTES", MIB)
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        while broker.dropped is None:
+            broker.deliver(b"x" * 1000)
+            assert broker.delivered < 2000
+        assert isinstance(broker.dropped, ProtocolViolation)
+
+    run(story())
+
+
+def test_what_was_under_way_before_a_redelivery_is_dropped() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        broker.deliver(b"first")
+        await broker.consumer.redeliver()
+        broker.deliver(b"late", epoch=broker.epoch - 1)
+        broker.deliver(b"first again", epoch=broker.epoch)
+        assert [entry.payload for entry in await broker.take_all()] == [b"first again"]
+        assert broker.permits == broker.consumer._permits
+
+    run(story())
+
+
+def test_take_stops_at_its_limits_but_gives_at_least_one() -> None:
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for size in (10, 20, 30, 40):
+            broker.deliver(bytes(size), messages=2)
+
+        async def taken(max_messages: int, max_bytes: int) -> list[int]:
+            entries = await broker.consumer.take(max_messages=max_messages, max_bytes=max_bytes)
+            return [len(entry.payload) for entry in entries]
+
+        assert await taken(1, 1) == [10]
+        assert await taken(4, 1000) == [20, 30]
+        assert await taken(100, 39) == [40]
+
+    run(story())
+
+
+def test_a_taker_waits_for_the_first_entry_and_can_give_up() -> None:
+    async def story() -> None:
+        broker = Broker()
+        taking = asyncio.create_task(broker.take_all())
+        await asyncio.sleep(0)
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        taking = asyncio.create_task(broker.take_all())
+        await asyncio.sleep(0)
+        assert not taking.done()
+        broker.deliver(b"x")
+        assert len(await taking) == 1
+
+    run(story())
+
+
+def test_the_end_of_a_consumer_wakes_its_taker() -> None:
+    async def story() -> None:
+        broker = Broker()
+        taking = asyncio.create_task(broker.take_all())
+        await asyncio.sleep(0)
+        reason = ConnectionLost("cut")
+        broker.consumer.on_closed(reason)
+        with pytest.raises(ConnectionLost):
+            await taking
+        with pytest.raises(ConnectionLost):
+            await broker.take_all()
+        with pytest.raises(ConnectionLost):
+            await broker.consumer.redeliver()
+        assert broker.consumer.lost.result() is reason
+
+    run(story())
