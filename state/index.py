@@ -123,6 +123,7 @@ class VersionIndex:
             IndexHeld: it is open elsewhere.
             IndexDamaged: some of it is missing or fails its checksums.
             IndexUnavailable: the directory cannot be made, read or written.
+            IndexWriteFailed: the first rows of a new index could not be written.
         """
         options = StoreOptions(block_cache_bytes=limits.block_cache_bytes, write_buffer_bytes=limits.write_buffer_bytes)
         store = Store(directory, options)

@@ -21,6 +21,7 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
+    RdictIter,
     UniversalCompactOptions,
 )
 
@@ -248,6 +249,7 @@ class Store:
 
     def _rows_after(self, name: str, last: bytes | None) -> list[tuple[bytes, bytes]]:
         chunk: list[tuple[bytes, bytes]] = []
+        cursor: RdictIter | None = None
         family = self.family(name)
         try:
             cursor = family.iter()
@@ -261,6 +263,8 @@ class Store:
             cursor.status()
         except Exception as error:
             raise failure_of(self.directory, f"cannot read {name}", error) from error
+        finally:
+            cursor = None  # the traceback of a failure would keep it, and so the lock
         return chunk
 
     def close(self) -> None:

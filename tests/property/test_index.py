@@ -244,7 +244,7 @@ def use(directory: Path) -> None:
         assert index.accepted_version(IDS[3], "a") == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(planted=st.lists(rows, min_size=1, max_size=6))
 def test_foreign_rows_give_values_or_an_index_failure(planted: list[tuple[str, bytes, bytes]]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -470,6 +470,35 @@ def test_a_bit_that_flips_while_the_index_is_open_is_found_when_it_is_read(tmp_p
             [index.accepted_version(event_id(n), f"account-{n}") for n in range(3000)]
 
 
+def test_a_damaged_index_can_be_rebuilt_while_its_failure_is_handled(tmp_path: Path) -> None:
+    """A failure holds its traceback, and that the frames of the reading: none may hold the database."""
+    with VersionIndex.open(tmp_path / "index", identity=IDENTITY) as index:
+        apply_range(index, 0, 3000)
+    index = VersionIndex.open(tmp_path / "index", identity=IDENTITY)
+    for path in (tmp_path / "index").glob("*.sst"):
+        with path.open("r+b") as file:
+            file.write(b"damage")
+    failures = [failure_in(lambda: list(index.entries())), failure_in(lambda: index.tails(["account-1"]))]
+    assert [type(failure) for failure in failures] == [IndexDamaged, IndexDamaged]
+    index.close()
+    VersionIndex.destroy(tmp_path / "index")
+    with VersionIndex.open(tmp_path / "index", identity=IDENTITY) as index:
+        assert index.checkpoint is None
+
+
+def test_a_crash_while_an_index_begins_leaves_one_that_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in ("create", "flush"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, step, lambda *_: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                VersionIndex.open(tmp_path / step, identity=IDENTITY)
+        with VersionIndex.open(tmp_path / step, identity=IDENTITY) as index:
+            assert index.checkpoint is None
+            assert families(index) == ["ids-1", "tails"]
+
+
 @pytest.mark.parametrize("value", [b"", b"1234567", b"123456789", struct.pack("<q", -1), struct.pack("<q", -9)])
 def test_a_value_that_is_no_version_names_its_key(tmp_path: Path, value: bytes) -> None:
     fill(tmp_path / "index", 100)
