@@ -16,6 +16,9 @@ from tests.model import home
 
 IN_FLIGHT_MESSAGES = 20_000
 SENT_WITHIN_S = 30.0
+STREAM_TURN_MESSAGES = 300
+STREAM_BATCH_MESSAGES = 50
+MAX_STREAM_TURNS = 1000
 RECENT = 20  # how far back in an aggregate a retry may reach
 
 Router = Callable[[Any, int], int]
@@ -36,32 +39,50 @@ def canonical(message: Any, partitions: int) -> int:
     return home(message.partition_key(), partitions)
 
 
-def publish(client: Any, topic: str, drafts: Iterable[Draft], *, router: Router = canonical, **options: Any) -> None:
-    """Send all, in order, and return when the broker has stored all of them; fail when it refused one."""
-    failures: list[str] = []
-    unanswered = threading.Semaphore(IN_FLIGHT_MESSAGES)
+class Publisher:
+    """One producer; sends in order."""
 
-    def answered(result: Any, _: Any) -> None:
-        if result != pulsar.Result.Ok:
-            failures.append(str(result))
-        unanswered.release()
-
-    producer = client.create_producer(
-        topic, message_router=router, max_pending_messages=2 * IN_FLIGHT_MESSAGES, block_if_queue_full=True, **options
-    )
-    for draft in drafts:
-        assert unanswered.acquire(timeout=SENT_WITHIN_S), f"nothing was answered within {SENT_WITHIN_S} s"
-        producer.send_async(
-            draft.payload,
-            answered,
-            properties=dict(draft.properties),
-            partition_key=draft.key,
-            event_timestamp=draft.event_time_ms,
-            ordering_key=draft.ordering_key,
+    def __init__(self, client: Any, topic: str, *, router: Router = canonical, **options: Any) -> None:
+        self._failures: list[str] = []
+        self._room = threading.Semaphore(IN_FLIGHT_MESSAGES)
+        self._producer = client.create_producer(
+            topic,
+            message_router=router,
+            max_pending_messages=2 * IN_FLIGHT_MESSAGES,
+            block_if_queue_full=True,
+            **options,
         )
-    producer.flush()
-    producer.close()
-    assert not failures, f"{len(failures)} were not stored, the first: {failures[0]}"
+
+    def send(self, drafts: Iterable[Draft]) -> None:
+        """Send all and return when the broker has stored all of them; fail when it refused one."""
+        for draft in drafts:
+            assert self._room.acquire(timeout=SENT_WITHIN_S), f"nothing was answered within {SENT_WITHIN_S} s"
+            self._producer.send_async(
+                draft.payload,
+                self._answered,
+                properties=dict(draft.properties),
+                partition_key=draft.key,
+                event_timestamp=draft.event_time_ms,
+                ordering_key=draft.ordering_key,
+            )
+        self._producer.flush()
+        assert not self._failures, f"{len(self._failures)} were not stored, the first: {self._failures[0]}"
+
+    def close(self) -> None:
+        """End the producer."""
+        self._producer.close()
+
+    def _answered(self, result: Any, _: Any) -> None:
+        if result != pulsar.Result.Ok:
+            self._failures.append(str(result))
+        self._room.release()
+
+
+def publish(client: Any, topic: str, drafts: Iterable[Draft], *, router: Router = canonical, **options: Any) -> None:
+    """Send all, in order, through a producer of their own, and return when the broker has stored all of them."""
+    publisher = Publisher(client, topic, router=router, **options)
+    publisher.send(drafts)
+    publisher.close()
 
 
 def structured(key: str, event_id: UUID | str, version: Any = ..., data: Any = None, **more: Any) -> Draft:
@@ -115,3 +136,46 @@ class Workload:
         # By hand: json.dumps would take most of the time of a large test.
         version = "null" if expected is None else expected
         return Draft(key, f'{{"id":"{event_id}","version":{version},"data":{{"amount":50,"by":"someone"}}}}'.encode())
+
+
+class Stream:
+    """Publishes a workload in a thread of its own until it is stopped, in turns batched and one by one.
+
+    So a sequencer that follows it is in mid-run for as long as a test wants.
+    """
+
+    def __init__(self, client: Any, topic: str, workload: Workload) -> None:
+        self._publishers = [
+            Publisher(client, topic, batching_enabled=True, batching_max_messages=STREAM_BATCH_MESSAGES),
+            Publisher(client, topic, batching_enabled=False),
+        ]
+        self._workload = workload
+        self._stopped = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def check_running(self) -> None:
+        """Raise where it has failed."""
+        if self._failure is not None:
+            raise self._failure
+        assert self._thread.is_alive(), "the test needs a longer stream"
+
+    def stop(self) -> None:
+        """Return when all that was sent is stored."""
+        self.check_running()
+        self._stopped.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            for turn in range(MAX_STREAM_TURNS):
+                if self._stopped.is_set():
+                    break
+                self._publishers[turn % 2].send(self._workload.take(STREAM_TURN_MESSAGES))
+            for publisher in self._publishers:
+                publisher.close()
+        except Exception as failure:
+            self._failure = failure
