@@ -15,10 +15,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from rocksdict import WriteBatch, WriteOptions
 
@@ -51,7 +50,6 @@ _FORMAT_KEY, _STATE_KEY = b"format", b"state"
 _STATE = struct.Struct("<QQqqB")  # generation, ids in it, its start in ms, newest acceptance in ms, has a checkpoint
 _VERSION = struct.Struct("<q")
 _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit gives
-MAX_CACHED_KEY_CHARS = 256  # longer keys are read from RocksDB every time, so that cached_tails bounds bytes too
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,6 @@ class IndexLimits:
 
     block_cache_bytes: int = 32 * MIB  # data, index and filter blocks
     write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
-    cached_tails: int = 65_536  # aggregates written lately, in a dictionary; about 200 bytes each
     id_window_ms: int = 15 * 60 * 1000  # an accepted id is remembered at least this long,
     max_ids: int = 10_000_000  # or until half this many were accepted after it
 
@@ -110,7 +107,6 @@ class VersionIndex:
         self._limits = limits
         self._tails = store.family(TAILS)
         self._generations = [store.family(name) for name in _families_of(state)]  # newest first
-        self._cache: dict[str, int] = {}
         self._synced = WriteOptions()
         self._synced.sync = True
 
@@ -141,7 +137,6 @@ class VersionIndex:
 
     def close(self) -> None:
         """Flush and release the directory. Never raises; a second call does nothing."""
-        self._cache.clear()
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -183,14 +178,8 @@ class VersionIndex:
 
         Raises: IndexDamaged, IndexUnavailable.
         """
-        cached = list(map(self._cache.get, keys))
-        if None not in cached:  # so too without keys
-            return cast(list[int], cached)
-        missing = [key for key, version in zip(keys, cached, strict=True) if version is None]
-        stored = iter(self._stored_tails(missing))
-        return [next(stored) if version is None else version for version in cached]
-
-    def _stored_tails(self, keys: Sequence[str]) -> list[int]:
+        if not keys:
+            return []
         encoded: list[Any] = list(map(str.encode, keys))  # Any: rocksdict's annotation asks for an invariant union
         found: Any
         try:
@@ -281,7 +270,6 @@ class VersionIndex:
         batch[_STATE_KEY] = state.encode()
         self._write(batch, synced=rotates)
         self._state = state
-        self._remember(tails)
         if rotates:
             self._forget_before(state.generation - 1)
 
@@ -293,15 +281,6 @@ class VersionIndex:
                 self._store.db.write(batch)
         except Exception as error:
             raise write_failure_of(self._store.directory, "cannot write a batch", error) from error
-
-    def _remember(self, tails: Mapping[str, int]) -> None:
-        if max(map(len, tails), default=0) > MAX_CACHED_KEY_CHARS:
-            tails = {key: version for key, version in tails.items() if len(key) <= MAX_CACHED_KEY_CHARS}
-        self._cache.update(tails)
-        if len(self._cache) > self._limits.cached_tails:
-            # The half that came in later stays. A busy aggregate that has to leave is back with its next event.
-            leaving = len(self._cache) - self._limits.cached_tails // 2
-            self._cache = dict(islice(self._cache.items(), leaving, None))
 
     def _forget_before(self, oldest: int) -> None:
         """Drop the generation before ``oldest``. The batch that no longer names it is on disk by now, not only in the

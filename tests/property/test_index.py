@@ -20,9 +20,7 @@ from rocksdict import Options, Rdict
 from state import IndexFailure, IndexLimits, VersionIndex
 
 IDENTITY = "events-partition-0"
-LIMITS = IndexLimits(
-    block_cache_bytes=1 << 20, write_buffer_bytes=1 << 18, cached_tails=4, id_window_ms=100, max_ids=16
-)
+LIMITS = IndexLimits(block_cache_bytes=1 << 20, write_buffer_bytes=1 << 18, id_window_ms=100, max_ids=16)
 KEYS = ["a", "b", "ab", "", "é", "a\x00b", "z" * 300, "🔑"]
 IDS = [bytes([n]) * 16 for n in range(12)]
 

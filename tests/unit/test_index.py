@@ -88,29 +88,17 @@ def test_an_empty_index_knows_nothing(tmp_path: Path) -> None:
         assert index.size_bytes > 0
 
 
-@pytest.mark.parametrize("cached_tails", [0, 2, 1000])
-def test_what_is_applied_is_found_in_order_before_and_after_a_reopen(tmp_path: Path, cached_tails: int) -> None:
-    limits = IndexLimits(cached_tails=cached_tails)
+def test_what_is_applied_is_found_in_order_before_and_after_a_reopen(tmp_path: Path) -> None:
     keys = ["b", "no", "a", "", "ключ-🔑", "a", "k" * 5000]
-    with VersionIndex.open(tmp_path, identity=IDENTITY, limits=limits) as index:
+    with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         index.apply({"a": 0, "b": 5, "": 1}, [(event_id(7), "a", 0)], accepted_at_ms=1, checkpoint=b"one")
         index.apply({"a": 2**62, "ключ-🔑": 3, "k" * 5000: 9}, [], accepted_at_ms=2, checkpoint=b"two")
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
-    with VersionIndex.open(tmp_path, identity=IDENTITY, limits=limits) as index:
+    with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
         assert index.checkpoint == b"two"
         assert index.accepted_version(event_id(7), "a") == 0
         assert dict(index.entries()) == {"": 1, "a": 2**62, "b": 5, "ключ-🔑": 3, "k" * 5000: 9}
-
-
-def test_a_cached_tail_is_never_older_than_the_stored_one(tmp_path: Path) -> None:
-    with VersionIndex.open(tmp_path, identity=IDENTITY, limits=IndexLimits(cached_tails=4)) as index:
-        model: dict[str, int] = {}
-        for version in range(50):
-            batch = {f"k{(version * 7 + i) % 11}": version for i in range(3)}
-            index.apply(batch, [], accepted_at_ms=0, checkpoint=None)
-            model.update(batch)
-            assert index.tails(list(model)) == list(model.values())
 
 
 def test_the_checkpoint_stays_when_a_batch_brings_none(tmp_path: Path) -> None:
