@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
@@ -18,7 +19,7 @@ IN_FLIGHT_MESSAGES = 20_000
 SENT_WITHIN_S = 30.0
 STREAM_TURN_MESSAGES = 300
 STREAM_BATCH_MESSAGES = 50
-MAX_STREAM_TURNS = 1000
+STREAM_LEAD_MESSAGES = 5000  # how far it may be ahead of the judgement
 RECENT = 20  # how far back in an aggregate a retry may reach
 
 Router = Callable[[Any, int], int]
@@ -141,7 +142,8 @@ class Workload:
 class Stream:
     """Publishes a workload in a thread of its own until it is stopped, in turns batched and one by one.
 
-    So a sequencer that follows it is in mid-run for as long as a test wants.
+    So a sequencer that follows it is in mid-run for as long as a test wants. It waits for a sequencer that is slow, so
+    that a test ends in time on a busy machine too.
     """
 
     def __init__(self, client: Any, topic: str, workload: Workload) -> None:
@@ -150,31 +152,41 @@ class Stream:
             Publisher(client, topic, batching_enabled=False),
         ]
         self._workload = workload
-        self._stopped = threading.Event()
+        self._changed = threading.Condition()
+        self._judged = 0
+        self._stopped = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def check_running(self) -> None:
-        """Raise where it has failed."""
+    def follow(self, judged: int) -> None:
+        """Tell it how many outcomes there are. Raises where it has failed."""
         if self._failure is not None:
             raise self._failure
-        assert self._thread.is_alive(), "the test needs a longer stream"
+        with self._changed:
+            self._judged = judged
+            self._changed.notify()
 
     def stop(self) -> None:
         """Return when all that was sent is stored."""
-        self.check_running()
-        self._stopped.set()
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
         self._thread.join()
         if self._failure is not None:
             raise self._failure
 
     def _run(self) -> None:
+        sent = 0
         try:
-            for turn in range(MAX_STREAM_TURNS):
-                if self._stopped.is_set():
-                    break
-                self._publishers[turn % 2].send(self._workload.take(STREAM_TURN_MESSAGES))
+            for publisher in itertools.cycle(self._publishers):
+                with self._changed:
+                    while sent > self._judged + STREAM_LEAD_MESSAGES and not self._stopped:
+                        self._changed.wait()
+                    if self._stopped:
+                        break
+                publisher.send(self._workload.take(STREAM_TURN_MESSAGES))
+                sent += STREAM_TURN_MESSAGES
             for publisher in self._publishers:
                 publisher.close()
         except Exception as failure:

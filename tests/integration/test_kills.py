@@ -35,10 +35,14 @@ class Run:
 
     def await_more(self, process: SequencerProcess, more: int) -> None:
         """Return in mid-run: after `more` outcomes beyond those that are there, while submissions go on."""
+
+        def go_on() -> None:
+            process.check_running()
+            self.stream.follow(self.logs.outcome_count())
+
         process.await_sequencing(PARTITIONS)
         self.logs.read_outcomes()
-        self.logs.await_outcomes(self.logs.outcome_count() + more, ALL_WITHIN_S, process.check_running)
-        self.stream.check_running()
+        self.logs.await_outcomes(self.logs.outcome_count() + more, ALL_WITHIN_S, go_on)
 
     def finish(self, process: SequencerProcess, index_dir: Path | None = None) -> None:
         """The stream ends, all of it gets its outcome, the process leaves cleanly, and every check is passed."""
