@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from sequencer.pulsar import commands
 from sequencer.pulsar.connection import Connection
-from sequencer.pulsar.errors import PulsarError
+from sequencer.pulsar.errors import PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.events import TxnOpened
 from sequencer.pulsar.frames import TxnId
+from sequencer.pulsar.transaction import TRANSITIONS, Step, Transaction, TransactionState
 
 ASSIGN_TOPIC = "persistent://pulsar/system/transaction_coordinator_assign"
 """The partitioned topic whose partition n is served by the broker that runs coordinator n."""
@@ -28,6 +29,8 @@ class Coordinator:
     def __init__(self, connection: Connection, tc_id: int) -> None:
         self.tc_id = tc_id
         self._connection = connection
+        self._open: dict[TxnId, Transaction] = {}
+        """Transactions that were opened here and have not ended."""
 
     @property
     def lost(self) -> asyncio.Future[PulsarError]:
@@ -40,7 +43,9 @@ class Coordinator:
         At its limit of active transactions a coordinator does not answer at all: RequestTimedOut.
         """
         what = f"NEW_TXN on coordinator {self.tc_id}"
-        return (await self._connection.ask(commands.new_txn(self.tc_id, ttl_ms), what, TxnOpened)).txn
+        txn = (await self._connection.ask(commands.new_txn(self.tc_id, ttl_ms), what, TxnOpened)).txn
+        self._open[txn] = Transaction(txn)
+        return txn
 
     async def add_partitions(self, txn: TxnId, topics: Sequence[str]) -> None:
         """Register topics (partitions), before anything is sent to them in `txn`. The broker does not check."""
@@ -55,7 +60,20 @@ class Coordinator:
         """Commit or abort. Returns when every participant has ended it; afterwards the coordinator knows it no more.
 
         Only after every receipt and every answer to an ACK in `txn`: what arrives later is taken by the broker and
-        hides those messages.
+        hides those messages. Never the one while the other is under way: that is a bug, told by an assert.
         """
+        transaction = self._open.get(txn) or Transaction(txn, TransactionState.UNKNOWN)
+        transaction.advance(Step.COMMIT if commit else Step.ABORT)
         what = f"END_TXN({'COMMIT' if commit else 'ABORT'}) {txn}"
-        await self._connection.start(commands.end_txn(txn, commit), what)
+        try:
+            await self._connection.start(commands.end_txn(txn, commit), what)
+        except ServerRefused as refused:
+            transaction.learn(refused.message)
+            if refused.error == ServerError.TRANSACTION_NOT_FOUND or not TRANSITIONS[transaction.state]:
+                self._open.pop(txn, None)
+            raise
+        except (PulsarError, asyncio.CancelledError):
+            transaction.advance(Step.LOSE)
+            raise
+        self._open.pop(txn, None)
+        transaction.advance(Step.ENDED)

@@ -4,8 +4,9 @@
     OPEN --------+
                  +--> ABORTING ----> ABORTED
 
-TIMED_OUT is the broker's doing: it has begun to abort an OPEN transaction. UNKNOWN means that an answer was lost; the
-same END may then be sent again until the broker says what has become of it.
+TIMED_OUT is the broker's doing: it has begun to abort an OPEN transaction. UNKNOWN means that an answer was lost, or
+that somebody else opened it; an END may then be sent until the broker says what has become of it. A refusal may name
+the state that the transaction really is in.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ class Step(Enum):
     COMMIT = "END_TXN(COMMIT) is sent"
     ABORT = "END_TXN(ABORT) is sent"
     ENDED = "the broker confirms the END"
-    TIME_OUT = "the broker says that its time is over"
     LOSE = "the connection or the answer is lost"
 
 
@@ -45,19 +45,16 @@ TRANSITIONS: Mapping[TransactionState, Mapping[Step, TransactionState]] = Mappin
         TransactionState.OPEN: {
             Step.COMMIT: TransactionState.COMMITTING,
             Step.ABORT: TransactionState.ABORTING,
-            Step.TIME_OUT: TransactionState.TIMED_OUT,
             Step.LOSE: TransactionState.UNKNOWN,
         },
         TransactionState.COMMITTING: {
             Step.COMMIT: TransactionState.COMMITTING,
             Step.ENDED: TransactionState.COMMITTED,
-            Step.TIME_OUT: TransactionState.TIMED_OUT,
             Step.LOSE: TransactionState.UNKNOWN,
         },
         TransactionState.ABORTING: {
             Step.ABORT: TransactionState.ABORTING,
             Step.ENDED: TransactionState.ABORTED,
-            Step.TIME_OUT: TransactionState.TIMED_OUT,
             Step.LOSE: TransactionState.UNKNOWN,
         },
         TransactionState.TIMED_OUT: {
@@ -77,40 +74,14 @@ TRANSITIONS: Mapping[TransactionState, Mapping[Step, TransactionState]] = Mappin
 
 
 class Transaction:
-    """One transaction: its id, its state, and what has been registered with its coordinator.
+    """One transaction: its id and its state. One that somebody else has opened is UNKNOWN at first."""
 
-    `opened_at_s` is the caller's clock when it was opened, seconds.
-    """
-
-    def __init__(self, txn_id: TxnId, opened_at_s: float) -> None:
+    def __init__(self, txn_id: TxnId, state: TransactionState = TransactionState.OPEN) -> None:
         self.id = txn_id
-        self.opened_at_s = opened_at_s
-        self.state = TransactionState.OPEN
-        self._topics: set[str] = set()
-        self._subscriptions: set[tuple[str, str]] = set()
+        self.state = state
 
     def __repr__(self) -> str:
         return f"<Transaction {self.id} {self.state.value}>"
-
-    @property
-    def topics(self) -> frozenset[str]:
-        """Topics that are registered: only to these may be sent."""
-        return frozenset(self._topics)
-
-    @property
-    def subscriptions(self) -> frozenset[tuple[str, str]]:
-        """Registered (topic, subscription) pairs: only there may be acknowledged."""
-        return frozenset(self._subscriptions)
-
-    def register_topic(self, topic: str) -> None:
-        """Note that the coordinator has registered `topic`."""
-        assert self.state is TransactionState.OPEN, f"{self!r}: cannot register {topic}"
-        self._topics.add(topic)
-
-    def register_subscription(self, topic: str, subscription: str) -> None:
-        """Note that the coordinator has registered `subscription` of `topic`."""
-        assert self.state is TransactionState.OPEN, f"{self!r}: cannot register {subscription} of {topic}"
-        self._subscriptions.add((topic, subscription))
 
     def advance(self, step: Step) -> TransactionState:
         """Take `step` and return the new state. A step that the state does not allow is a bug, told by an assert."""
@@ -118,6 +89,10 @@ class Transaction:
         assert following is not None, f"{self!r}: not when {step.value}"
         self.state = following
         return following
+
+    def learn(self, message: str) -> None:
+        """Take over the state that a refusal names: the broker knows better. Where it names none, ours is UNKNOWN."""
+        self.state = state_named_in(message) or TransactionState.UNKNOWN
 
 
 _BROKER_STATES: Mapping[str, TransactionState] = MappingProxyType(

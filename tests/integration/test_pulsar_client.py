@@ -461,8 +461,9 @@ def test_a_transaction(broker: EmbeddedBroker, topic: str, commit: bool) -> None
             after = await producer.send(b"", b"after", 1)
             assert (await reader.last_message_id())[:2] == inputs[-1][:2]
             await coordinator.end(txn, commit=commit)
-            again = await refused(coordinator.end(txn, commit=commit))
-            assert again.error == ServerError.TRANSACTION_NOT_FOUND
+            for end in (commit, not commit):
+                again = await refused(coordinator.end(txn, commit=end))
+                assert again.error == ServerError.TRANSACTION_NOT_FOUND
 
             expected = [b"in0", b"in1", b"in2", b"out", b"after"] if commit else [b"in0", b"in1", b"in2", b"after"]
             found = await take(reader, len(expected))

@@ -9,8 +9,6 @@ import pytest
 from sequencer.pulsar.frames import TxnId
 from sequencer.pulsar.transaction import TRANSITIONS, Step, Transaction, TransactionState, state_named_in
 
-TOPIC = "persistent://public/default/t-partition-0"
-
 
 def test_the_table_is_total_over_states() -> None:
     assert set(TRANSITIONS) == set(TransactionState)
@@ -32,13 +30,12 @@ def test_a_commit_never_turns_into_an_abort_nor_the_other_way_round() -> None:
         ([Step.COMMIT, Step.ENDED], TransactionState.COMMITTED),
         ([Step.ABORT, Step.ENDED], TransactionState.ABORTED),
         ([Step.COMMIT, Step.COMMIT, Step.ENDED], TransactionState.COMMITTED),
-        ([Step.TIME_OUT, Step.ABORT, Step.ENDED], TransactionState.ABORTED),
         ([Step.COMMIT, Step.LOSE, Step.COMMIT, Step.ENDED], TransactionState.COMMITTED),
         ([Step.LOSE, Step.ABORT, Step.ENDED], TransactionState.ABORTED),
     ],
 )
 def test_lives(steps: list[Step], end: TransactionState) -> None:
-    transaction = Transaction(TxnId(0, 0), 12.5)
+    transaction = Transaction(TxnId(0, 0))
     assert transaction.state is TransactionState.OPEN
     for step in steps:
         transaction.advance(step)
@@ -47,8 +44,7 @@ def test_lives(steps: list[Step], end: TransactionState) -> None:
 
 def test_what_the_table_does_not_have_is_a_bug() -> None:
     for state, step in itertools.product(TransactionState, Step):
-        transaction = Transaction(TxnId(1, 2), 0.0)
-        transaction.state = state
+        transaction = Transaction(TxnId(1, 2), state)
         if step in TRANSITIONS[state]:
             assert transaction.advance(step) is TRANSITIONS[state][step]
         else:
@@ -57,17 +53,18 @@ def test_what_the_table_does_not_have_is_a_bug() -> None:
             assert transaction.state is state
 
 
-def test_registration_is_remembered_and_only_while_open() -> None:
-    transaction = Transaction(TxnId(0, 1), 0.0)
-    transaction.register_topic(TOPIC)
-    transaction.register_subscription(TOPIC, "s")
-    assert transaction.topics == {TOPIC}
-    assert transaction.subscriptions == {(TOPIC, "s")}
-    transaction.advance(Step.COMMIT)
-    with pytest.raises(AssertionError):
-        transaction.register_topic(TOPIC)
-    with pytest.raises(AssertionError):
-        transaction.register_subscription(TOPIC, "s")
+def test_what_somebody_else_opened_can_be_ended_either_way() -> None:
+    for step in (Step.COMMIT, Step.ABORT):
+        Transaction(TxnId(0, 1), TransactionState.UNKNOWN).advance(step)
+
+
+def test_a_refusal_teaches_the_state() -> None:
+    transaction = Transaction(TxnId(0, 1))
+    transaction.advance(Step.ABORT)
+    transaction.learn("Expect Txn `(0,1)` to be in OPEN status but it is in COMMITTING status")
+    assert transaction.advance(Step.COMMIT) is TransactionState.COMMITTING
+    transaction.learn("something else went wrong")
+    assert transaction.state is TransactionState.UNKNOWN
 
 
 @pytest.mark.parametrize(
