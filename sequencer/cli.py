@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -234,7 +235,8 @@ def progress_over(file: BinaryIO) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=_size_of(file))
         yield lambda count: bar.advance(task, count)
 
@@ -279,14 +281,15 @@ def tail(connection: Connection, topic: str, key: str | None, start: str, follow
         "rejected": connection.topics.rejected,
         "submitted": connection.topics.submitted,
     }[topic]
-    ends = asyncio.run(_last_messages(connection, name))
+    if follow:
+        asyncio.run(_partition_count(connection, name))
+        messages_of = functools.partial(tailing.follow_topic, topic=name, from_latest=start == "latest")
+    else:
+        ends = asyncio.run(_last_messages(connection, name))
+        messages_of = functools.partial(tailing.read_topic, topic=name, ends=ends)
     output = sys.stdout.buffer
     with official_client(connection.service_url, connection.token, verbose=connection.verbose) as client:
-        if follow:
-            messages = tailing.follow_topic(client, name, from_latest=start == "latest")
-        else:
-            messages = tailing.read_topic(client, name, ends)
-        for message in messages:
+        for message in messages_of(client):
             if key is None or message.key == key:
                 output.write(message.json_line())
                 if follow:
@@ -304,7 +307,7 @@ async def _last_messages(connection: Connection, topic: str) -> dict[int, Messag
 @cli.command()
 @command
 def demo(verbose: bool) -> int:
-    """Watch a bank account: a broker of its own, five events, two of them too late.
+    """Watch a bank account: two servers, a broker and a sequencer of its own, and one withdrawal too many.
 
     It needs nothing that runs already, and ends everything that it starts.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from sequencer import SequencerError
 from sequencer.pulsar.client import Consumer, Coordinator, Producer, PulsarClient
-from sequencer.pulsar.errors import ProducerFenced, PulsarError, ServerError, ServerRefused
+from sequencer.pulsar.errors import PulsarError, Remedy, ServerError, ServerRefused
 from sequencer.pulsar.frames import TxnId
 
 PRIME_ATTEMPTS = 4
@@ -50,12 +50,15 @@ async def prime_outputs(
 async def _prime_unowned(client: PulsarClient, topic: str) -> bool:
     try:
         return await prime_output(client, topic)
-    except ProducerFenced:
-        return False
     except ServerRefused as error:
-        if error.error != ServerError.PRODUCER_BUSY:
+        if not _is_owned(error):
             raise
         return False
+
+
+def _is_owned(error: PulsarError) -> bool:
+    """Whether somebody else holds the topic exclusively."""
+    return isinstance(error, ServerRefused) and error.error in (ServerError.PRODUCER_BUSY, ServerError.PRODUCER_FENCED)
 
 
 async def prime_output(client: PulsarClient, topic: str, *, producer: Producer | None = None) -> bool:
@@ -64,16 +67,14 @@ async def prime_output(client: PulsarClient, topic: str, *, producer: Producer |
     Args:
         producer: the caller's own producer on the topic, where he holds it exclusively.
 
-    Raises: PrimingFailed, PulsarError: at the first failure with the caller's producer, otherwise after PRIME_ATTEMPTS.
+    Raises: PrimingFailed, PulsarError; after PRIME_ATTEMPTS where trying again can help and the producer is our own.
     """
     attempts = 1 if producer is not None else PRIME_ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             return await _prime_once(client, topic, producer)
-        except ProducerFenced:
-            raise
-        except PulsarError:
-            if attempt == attempts:
+        except PulsarError as error:
+            if attempt == attempts or error.remedy is Remedy.FATAL or _is_owned(error):
                 raise
         await asyncio.sleep(PRIME_RETRY_DELAY_S * attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -248,7 +248,7 @@ def test_another_web_server_is_not_taken_for_pulsar(web: Web) -> None:
 def test_nobody_listens() -> None:
     with (
         Admin("http://127.0.0.1:1") as admin,
-        pytest.raises(AdminFailed, match="cannot reach .*:1") as failure,
+        pytest.raises(AdminFailed, match=r"cannot reach .*:1") as failure,
     ):
         admin.get("v2/x")
     assert failure.value.status == 0
