@@ -147,8 +147,10 @@ class EmbeddedBroker:
         """End it cleanly (every topic closed, then the process); kill it where that takes longer than STOP_LIMIT_S."""
         if self._child is not None:
             self._child.process.terminate()
-            self._child.exited.wait(STOP_LIMIT_S)
-            self.kill()
+            try:
+                self._child.exited.wait(STOP_LIMIT_S)
+            finally:
+                self.kill()
 
     def kill(self) -> None:
         """End it at once, as a crash would (SIGKILL), and wait until it is gone."""
@@ -235,11 +237,12 @@ class EmbeddedBroker:
         ]
 
     def _await_ready(self, child: JavaProcess) -> None:
-        """Until the broker has written and read a message of its own and its transaction coordinator answers."""
+        """Return when the broker is healthy and its transaction coordinator answers."""
         deadline_s = time.monotonic() + START_LIMIT_S
+        # The first exists once everything else is set up; the second has the broker store and read back a message.
         paths = [
-            "/admin/v2/brokers/health",
             "/admin/v2/persistent/pulsar/system/transaction_coordinator_assign/partitions",
+            "/admin/v2/brokers/health",
         ]
         # Loopback must not go through the environment's proxy.
         with httpx.Client(base_url=self.admin_url, timeout=PROBE_LIMIT_S, trust_env=False) as admin:
