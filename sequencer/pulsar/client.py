@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sequencer.pulsar import commands
 from sequencer.pulsar.commands import AccessMode
-from sequencer.pulsar.connection import Connection, Opening
+from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.consumer import Consumer
 from sequencer.pulsar.coordinator import ASSIGN_TOPIC, Coordinator
 from sequencer.pulsar.errors import (
@@ -26,6 +26,7 @@ from sequencer.pulsar.errors import (
 )
 from sequencer.pulsar.events import LookupAnswer, PartitionCount, ProducerGrant
 from sequencer.pulsar.frames import EARLIEST, LATEST, MessageId
+from sequencer.pulsar.ports import Opening
 from sequencer.pulsar.producer import Producer
 from sequencer.pulsar.pulsar_api_pb2 import BaseCommand
 from sequencer.pulsar.settings import NO_AUTH, Address, Auth, ClientSettings, parse_service_url, token_auth

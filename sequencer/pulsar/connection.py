@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from sequencer.pulsar import protocol
 from sequencer.pulsar.errors import (
@@ -34,7 +34,8 @@ from sequencer.pulsar.events import (
     SendRefused,
     Stored,
 )
-from sequencer.pulsar.frames import DEFAULT_MAX_MESSAGE_BYTES, Entry, MessageId
+from sequencer.pulsar.frames import DEFAULT_MAX_MESSAGE_BYTES
+from sequencer.pulsar.ports import ConsumerPort, ProducerPort, fail
 from sequencer.pulsar.pulsar_api_pb2 import BaseCommand
 from sequencer.pulsar.settings import Address, Auth, ClientSettings
 
@@ -47,59 +48,13 @@ MAX_UNSENT_BYTES = 512 * 1024 * 1024
 MAX_PENDING_REQUESTS = 50_000
 """Requests that may wait for their answers on one connection."""
 
-ResultT = TypeVar("ResultT")
 AnswerT = TypeVar("AnswerT", bound=Answer)
-
-
-class ProducerPort(Protocol):
-    """What a connection tells a producer."""
-
-    def on_stored(self, sequence_id: int, message_id: MessageId) -> None: ...
-    def on_send_refused(self, sequence_id: int, error: int, message: str) -> None: ...
-    def on_closed(self, reason: PulsarError) -> None: ...
-
-
-class ConsumerPort(Protocol):
-    """What a connection tells a consumer."""
-
-    def on_entry(self, entry: Entry, consumer_epoch: int) -> None: ...
-    def on_closed(self, reason: PulsarError) -> None: ...
 
 
 class _Waiting(NamedTuple):
     future: asyncio.Future[Answer]
     what: str
     timer: asyncio.TimerHandle
-
-
-class Opening:
-    """Stands in for a producer or consumer that is being opened, lest its end goes unnoticed meanwhile."""
-
-    def __init__(self) -> None:
-        self.closed: PulsarError | None = None
-        self.answer: asyncio.Future[Answer] | None = None
-
-    def on_stored(self, sequence_id: int, message_id: MessageId) -> None:
-        """Nothing has been sent yet."""
-
-    def on_send_refused(self, sequence_id: int, error: int, message: str) -> None:
-        """Nothing has been sent yet."""
-
-    def on_entry(self, entry: Entry, consumer_epoch: int) -> None:
-        """No delivery has been allowed yet."""
-
-    def on_closed(self, reason: PulsarError) -> None:
-        """Whoever waits for the opening waits in vain."""
-        self.closed = reason
-        if self.answer is not None:
-            fail(self.answer, reason)
-
-
-def fail(future: asyncio.Future[ResultT], reason: PulsarError) -> None:
-    """Fail `future` if it still waits. Nobody has to look at it: what has gone wrong is told by `lost` as well."""
-    if not future.done():
-        future.set_exception(reason)
-        future.exception()
 
 
 class Connection(asyncio.BufferedProtocol):

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from sequencer.pulsar import commands
-from sequencer.pulsar.connection import Connection, fail
+from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.errors import EndpointClosed, ProtocolViolation, PulsarError
 from sequencer.pulsar.events import LastMessage
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
+from sequencer.pulsar.ports import fail
 
 RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
 """What one consumer aims to hold, delivered or allowed to be, of what has not been taken yet."""

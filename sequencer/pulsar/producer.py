@@ -8,10 +8,11 @@ import time
 from typing import NamedTuple
 
 from sequencer.pulsar import commands
-from sequencer.pulsar.connection import Connection, fail
+from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.errors import EndpointClosed, NotStored, PulsarError, RequestTimedOut, SendFailed
 from sequencer.pulsar.events import ProducerGrant
 from sequencer.pulsar.frames import MessageId, TxnId, partition_index
+from sequencer.pulsar.ports import fail
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata
 
 MAX_PENDING_SENDS = 100_000
