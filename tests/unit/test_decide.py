@@ -260,22 +260,39 @@ def test_more_in_flight_than_the_overlay_can_hold_is_a_bug() -> None:
         overlay.decide([submit("a", "2"), submit("a", "3")])
 
 
-def test_what_is_in_flight_is_never_forgotten_and_what_is_long_applied_is() -> None:
-    """Many times more aggregates than the cache holds go by, each of which gets its second event in a later batch."""
+def test_a_tail_in_flight_outlives_the_turn_of_the_cache() -> None:
     index = Memory()
     overlay = overlay_of(index, cache_aggregates=12)
-    flights = [overlay.decide([submit("0", "first", -1), submit("0'", "first", -1)])]
-    for n in range(1, 50):
-        keys = (f"{n}", f"{n}'")
-        decided = overlay.decide([submit(keys[0], "1", -1), submit(keys[1], "1", -1), submit(f"{n - 1}", "2", 0)])
-        assert [short(outcome) for outcome in decided.outcomes] == ["accepted 0", "accepted 0", "accepted 1"]
-        flights.append(decided)
-        if len(flights) == 2:
-            index.apply(flights[0])
-            overlay.applied(flights.pop(0))
-    assert len(index.asked_tails) == len(set(index.asked_tails)) == 100, "what was in flight was not asked for again"
-    assert shorts(overlay, submit("1'", "2", 0)) == ["accepted 1"]
-    assert index.asked_tails[-1] == "1'", "it had been dropped"
+    for key in "abcde":
+        decided = overlay.decide([submit(key, key, -1)])
+        index.apply(decided)
+        overlay.applied(decided)
+    assert shorts(overlay, submit("in flight", "1", -1)) == ["accepted 0"]
+    assert shorts(overlay, submit("the seventh", "1", -1)) == ["accepted 0"], "more than half the cache: it turns"
+    assert shorts(overlay, submit("in flight", "2", 0), submit("in flight", "3", 1)) == ["accepted 1", "accepted 2"]
+    assert index.asked_tails.count("in flight") == 1
+
+
+def test_as_much_may_be_in_flight_as_half_the_cache() -> None:
+    index = Memory()
+    overlay = overlay_of(index, cache_aggregates=12)
+    for key in "abcde":
+        assert shorts(overlay, submit(key, key, -1)) == ["accepted 0"]
+    assert shorts(overlay, submit("a", "second", 0)) == ["accepted 1"]
+    assert index.asked_tails == list("abcde")
+
+
+def test_what_is_long_applied_is_forgotten() -> None:
+    index = Memory()
+    overlay = overlay_of(index, cache_aggregates=12)
+    for n in range(100):
+        decided = overlay.decide([submit(f"{n}", "1", -1), submit(f"{n - 1}", "2", 0 if n else -1)])
+        assert [short(outcome) for outcome in decided.outcomes] == ["accepted 0", "accepted 1" if n else "accepted 0"]
+        index.apply(decided)
+        overlay.applied(decided)
+    assert len(index.asked_tails) == len(set(index.asked_tails)) == 101
+    assert shorts(overlay, submit("50", "3", 1)) == ["accepted 2"]
+    assert index.asked_tails[-1] == "50", "a cache that forgets nothing has no bound"
 
 
 # --- misrouted ---

@@ -1,0 +1,158 @@
+"""Any sequence of batches, applies and crashes gives what a plain dict model says.
+
+The real overlay and the real index, against a model that knows nothing of caches, generations or batches in flight: it
+replays everything that is decided, from the beginning.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from sequencer.decide import Decided, Overlay
+from sequencer.event import Accepted, Flawed, Reason, Rejected, Source, Submission
+from state.index import VersionIndex
+
+CACHE_AGGREGATES = 12
+IN_FLIGHT = CACHE_AGGREGATES // 2
+"""As many submissions may be decided and not applied; there are more keys, so that the generations rotate."""
+
+SUBMITS_BETWEEN_FAILURES = 8
+
+# By Java's hash, and in 2 partitions, all of them belong to partition 1, except for the last two.
+KEYS = [f"{letter}{number}" for letter in "ace" for number in (0, 2, 4, 6, 8)] + ["e1", "c3"]
+MISROUTED = {"e1", "c3"}
+HOME = 1
+IDS = [uuid.uuid5(uuid.NAMESPACE_OID, str(n)).bytes for n in range(6)]
+SOURCE = Source("7:3:0:", 0, b"", None)
+FLAWED = Flawed(Reason.CHUNKED, "in pieces", "", b"", None, b"", SOURCE, -1)
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> Submission | Flawed:
+    if draw(st.integers(0, 19)) == 0:
+        return FLAWED
+    # Often the same few keys, for conflicts and duplicates; as often any key, so that others are forgotten.
+    key = draw(st.sampled_from(KEYS[:2]) | st.sampled_from(KEYS))
+    expected = draw(st.none() | st.integers(-1, 6))
+    return Submission(key, draw(st.sampled_from(IDS)), "", expected, b"", None, b"{}", SOURCE, 0)
+
+
+@dataclass
+class Model:
+    """All that the contract says, about a log of accepted events."""
+
+    tails: dict[str, int] = field(default_factory=dict)
+    ids: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    sequence: int = 0
+
+    def judge(self, submitted: Submission | Flawed) -> tuple[object, ...]:
+        if isinstance(submitted, Flawed):
+            return (submitted.reason,)
+        key, event_id, expected = submitted.key, submitted.event_id, submitted.expected
+        current = self.tails.get(key, -1)
+        if key in MISROUTED:
+            return (Reason.MISROUTED, None, None)
+        if expected != current and (key, event_id) in self.ids:
+            return (Reason.DUPLICATE, current, self.ids[key, event_id])
+        if expected not in (None, current):
+            return (Reason.WRONG_EXPECTED_VERSION, current, None)
+        self.tails[key] = self.ids[key, event_id] = current + 1
+        self.sequence += 1
+        return ("accepted", current + 1, self.sequence - 1)
+
+
+def seen(outcome: Accepted | Rejected) -> tuple[object, ...]:
+    match outcome:
+        case Accepted(version=version, sequence=sequence):
+            return ("accepted", version, sequence)
+        case Rejected(submission=Flawed(), reason=reason):
+            return (reason,)
+        case Rejected(reason=reason, current=current, accepted=accepted):
+            return (reason, current, accepted)
+
+
+class OverlayAndIndex(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="decide-"))
+        self.index = VersionIndex.open(self.directory / "index", identity="events")
+        self.applied: list[list[Submission | Flawed]] = []
+        self.in_flight: deque[tuple[list[Submission | Flawed], Decided]] = deque()
+        self.since_failure = 0
+        self.decided = Model()
+        self.overlay = self.new_overlay(0)
+
+    def new_overlay(self, next_sequence: int) -> Overlay:
+        return Overlay(
+            self.index, partition=HOME, partitions=2, next_sequence=next_sequence, cache_aggregates=CACHE_AGGREGATES
+        )
+
+    @rule(batch=st.lists(submissions(), min_size=1, max_size=3))
+    def submit(self, batch: list[Submission | Flawed]) -> None:
+        while sum(len(earlier) for earlier, _ in self.in_flight) + len(batch) > IN_FLIGHT:
+            self.apply_the_oldest()
+        decided = self.overlay.decide(batch)
+        assert [seen(outcome) for outcome in decided.outcomes] == [self.decided.judge(one) for one in batch]
+        assert [outcome.submission for outcome in decided.outcomes] == batch
+        assert decided.next_sequence == self.decided.sequence
+        self.in_flight.append((batch, decided))
+        self.since_failure += 1
+
+    @rule()
+    def apply_the_oldest(self) -> None:
+        if self.in_flight:
+            batch, decided = self.in_flight.popleft()
+            ids = [(event_id, key, version) for (event_id, key), version in decided.ids.items()]
+            self.index.apply(decided.tails, ids, accepted_at_ms=1, checkpoint=decided.next_sequence.to_bytes(8))
+            self.overlay.applied(decided)
+            self.applied.append(batch)
+
+    @rule(process=st.booleans())
+    def lose_everything_in_flight(self, process: bool) -> None:
+        """A failure: the next life starts from the index, in the same process or in another."""
+        if self.since_failure < SUBMITS_BETWEEN_FAILURES:
+            return
+        if process:
+            self.index.close()
+            self.index = VersionIndex.open(self.directory / "index", identity="events")
+        self.in_flight.clear()
+        self.decided = self.replayed()
+        self.overlay = self.new_overlay(self.sequence_in_the_index())
+        self.since_failure = 0
+
+    def sequence_in_the_index(self) -> int:
+        return int.from_bytes(self.index.checkpoint or b"")
+
+    def replayed(self) -> Model:
+        model = Model()
+        for batch in self.applied:
+            for one in batch:
+                model.judge(one)
+        return model
+
+    @invariant()
+    def the_index_knows_what_is_applied(self) -> None:
+        if hasattr(self, "index"):
+            model = self.replayed()
+            assert self.index.tails(KEYS) == [model.tails.get(key, -1) for key in KEYS]
+            assert self.sequence_in_the_index() == model.sequence
+            for (key, event_id), version in model.ids.items():
+                assert self.index.accepted_version(event_id, key) == version
+
+    def teardown(self) -> None:
+        if hasattr(self, "index"):
+            self.index.close()
+            shutil.rmtree(self.directory)
+
+
+OverlayAndIndex.TestCase.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
+test_overlay_and_index = OverlayAndIndex.TestCase
