@@ -15,9 +15,10 @@ from bench.workload import Workload, load
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
+from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
-from sequencer.topics import TopicPlan, Topics, create_topics
+from sequencer.topics import TopicPlan, create_topics
 
 LOOK_EVERY_S = 0.02
 STUCK_AFTER_S = 120.0

@@ -81,4 +81,3 @@ async def load(producer: Producer, workload: Workload) -> None:
         if len(pending) >= SENDS_IN_FLIGHT:
             await pending.popleft()
     await asyncio.gather(*pending)
-

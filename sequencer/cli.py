@@ -23,6 +23,7 @@ import click
 from sequencer import __version__
 from sequencer.admin import Admin
 from sequencer.console import EXIT_FAILED, Connection, OutcomeUnknown, command, connected, one_line
+from sequencer.names import short_name
 from sequencer.pulsar.frames import MessageId
 from sequencer.topics import (
     FOR_EVER_DAYS,
@@ -34,7 +35,6 @@ from sequencer.topics import (
     create_topics,
     is_primed,
     partition_count,
-    short_name,
 )
 
 MAX_WORKERS = 256

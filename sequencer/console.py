@@ -15,9 +15,9 @@ import click
 import httpx
 
 from sequencer import SequencerError
+from sequencer.names import DEFAULT_NAMESPACE, NamespaceInvalid, Topics
 from sequencer.pulsar.client import NO_AUTH, PulsarClient, token_auth
 from sequencer.pulsar.errors import PulsarError
-from sequencer.topics import DEFAULT_NAMESPACE, NamespaceInvalid, Topics
 from state.errors import IndexFailure
 
 EXIT_FAILED = 1

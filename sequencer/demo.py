@@ -25,12 +25,13 @@ from rich.table import Table
 from sequencer import SequencerError
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
 from sequencer.official import official_client, route
 from sequencer.prime import prime_outputs
 from sequencer.publish import random_id
 from sequencer.pulsar.client import PulsarClient
 from sequencer.tail import next_message
-from sequencer.topics import TopicPlan, Topics, create_topics, is_primed
+from sequencer.topics import TopicPlan, create_topics, is_primed
 
 ACCOUNT = "account-1"
 PARTITIONS = 1

@@ -22,11 +22,11 @@ from random import uniform
 from typing import TypeVar
 
 from sequencer import NeedsOperator, SequencerError
+from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.partition import Partition, live
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
-from sequencer.topics import SUBSCRIPTION, Topics
 from state.index import IndexFailure, IndexMismatch
 
 BACKOFF_FIRST_S = 0.05

@@ -16,9 +16,10 @@ import msgspec
 import pulsar
 
 from sequencer import SequencerError
+from sequencer.names import partition_of, short_name
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
-from sequencer.topics import partition_count, partition_of, short_name
+from sequencer.topics import partition_count
 
 POLL_MS = 500
 """How long the official client is left alone with a read: Ctrl-C waits for it."""

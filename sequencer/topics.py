@@ -1,13 +1,7 @@
-"""The four topics of a namespace: their names, and how `sequencer init` creates them.
-
-Every topic has the same number of partitions, fixed for life: it decides which partition an aggregate belongs to.
-Partition n of `submitted_events` is judged into partition n of `events` and `rejected_events` by the owner of
-`sequencer_owners`-n.
-"""
+"""How `sequencer init` creates the four topics: partitions, retention, compaction, the subscription."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +9,9 @@ from typing import Any, NamedTuple
 
 from sequencer import SequencerError
 from sequencer.admin import HTTP_CONFLICT, HTTP_NOT_FOUND, Admin, AdminFailed
+from sequencer.names import SUBSCRIPTION, Topics, partition_of, short_name
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import ServerError, ServerRefused
-
-DEFAULT_NAMESPACE = "public/default"
-SUBSCRIPTION = "sequencer"
-"""The durable subscription on every partition of `submitted_events`, from the first message on."""
 
 MAX_PARTITIONS = 1024
 SUBMITTED_RETENTION_DAYS = 7
@@ -35,12 +26,6 @@ POLICY_ASK_AGAIN_S = 0.05
 ATTEMPTS = 4
 RETRY_DELAY_S = 1.0
 MINUTES_PER_DAY = 24 * 60
-
-_NAMESPACE = re.compile(r"[-=:.\w]+/[-=:.\w]+", re.ASCII)
-
-
-class NamespaceInvalid(SequencerError):
-    """Not of the form tenant/namespace."""
 
 
 class NamespaceMissing(SequencerError):
@@ -60,68 +45,6 @@ class TopicMissing(SequencerError):
 
 class PolicyNotVisible(SequencerError):
     """The broker took a topic policy, but did not show it within POLICY_VISIBLE_WITHIN_S."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """The names of the four topics in a namespace.
-
-    Raises: NamespaceInvalid.
-    """
-
-    namespace: str = DEFAULT_NAMESPACE
-
-    def __post_init__(self) -> None:
-        parts = self.namespace.split("/")
-        if not _NAMESPACE.fullmatch(self.namespace) or any(part.strip(".") == "" for part in parts):
-            raise NamespaceInvalid(
-                f"not a namespace: {self.namespace!r} (expected tenant/namespace, as in public/default)"
-            )
-
-    @property
-    def submitted(self) -> str:
-        return self._full("submitted_events")
-
-    @property
-    def events(self) -> str:
-        return self._full("events")
-
-    @property
-    def rejected(self) -> str:
-        return self._full("rejected_events")
-
-    @property
-    def owners(self) -> str:
-        return self._full("sequencer_owners")
-
-    @property
-    def all(self) -> tuple[str, str, str, str]:
-        return (self.submitted, self.events, self.rejected, self.owners)
-
-    def submitted_partition(self, partition: int) -> str:
-        return partition_of(self.submitted, partition)
-
-    def events_partition(self, partition: int) -> str:
-        return partition_of(self.events, partition)
-
-    def rejected_partition(self, partition: int) -> str:
-        return partition_of(self.rejected, partition)
-
-    def owners_partition(self, partition: int) -> str:
-        return partition_of(self.owners, partition)
-
-    def _full(self, name: str) -> str:
-        return f"persistent://{self.namespace}/{name}"
-
-
-def partition_of(topic: str, partition: int) -> str:
-    assert partition >= 0
-    return f"{topic}-partition-{partition}"
-
-
-def short_name(topic: str) -> str:
-    """The last part of a full topic name: what people call it."""
-    return topic.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,13 @@ import pytest
 from sequencer.admin import Admin, AdminFailed
 from sequencer.broker import EmbeddedBroker
 from sequencer.event import canonical_partition
+from sequencer.names import Topics
 from sequencer.prime import prime_output, prime_outputs
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.client import AccessMode, PulsarClient
 from sequencer.pulsar.frames import TxnId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
-from sequencer.topics import Topics, is_primed
+from sequencer.topics import is_primed
 
 pytestmark = pytest.mark.integration
 

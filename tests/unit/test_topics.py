@@ -12,19 +12,17 @@ import pytest
 
 from sequencer import topics as module
 from sequencer.admin import Admin, AdminFailed
+from sequencer.names import NamespaceInvalid, Topics, short_name
 from sequencer.topics import (
     FOR_EVER_DAYS,
-    NamespaceInvalid,
     NamespaceMissing,
     PartitionsFixed,
     PolicyNotVisible,
     TopicPlan,
-    Topics,
     create_topics,
     is_primed,
     partitions_found,
     retention,
-    short_name,
 )
 
 SHUTDOWN_POLL_S = 0.01
