@@ -181,7 +181,8 @@ def _fitted(flawed: Flawed, limit: int) -> Flawed:
         single = SingleMessageMetadata(payload_size=0)
     detail = f"{size} bytes with its outcome, the broker takes at most {limit}"
     return flawed._replace(
-        reason=Reason.TOO_LARGE,
+        # All chunks but the last are as large as a message may be; that they are chunks says more.
+        reason=flawed.reason if flawed.reason == Reason.CHUNKED else Reason.TOO_LARGE,
         detail=detail,
         head=single.SerializeToString(),
         clashing=single if flawed.clashing else None,

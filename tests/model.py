@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ MAX_MESSAGE_BYTES = 5 * 1024 * 1024
 # Properties and framing count towards the limit. Tests stay out of the zone in which that decides.
 SURELY_FITS_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
 SURELY_TOO_LARGE_BYTES = MAX_MESSAGE_BYTES - 1024
+MAX_BATCH_MESSAGES = 10_000  # a larger batch is not opened, and has one outcome for all its messages
 
 UUID_SPELLING = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 INTEGER_SPELLING = re.compile(r"-?[0-9]+", re.ASCII)
@@ -116,27 +118,43 @@ def _version_property(text: str | None) -> int | None:
 
 def predict(partition: int, partitions: int, messages: Iterable[Message]) -> Iterator[Outcome]:
     """The outcome of each submission of one partition, in order. Ids are remembered for ever: tests are short."""
-    tails: dict[str, int] = {}
-    accepted: dict[tuple[str, UUID], int] = {}
-    sequence = 0
-    for message in messages:
+    judge = _Judge(partition, partitions)
+    for _, group in groupby(messages, key=lambda message: message.message_id[:2]):
+        batch = list(group)
+        if len(batch) > MAX_BATCH_MESSAGES:
+            yield Outcome(str(batch[0].message_id._replace(batch_index=-1)), "too_large")
+            continue
+        for message in batch:
+            yield from judge.outcomes(message)
+
+
+class _Judge:
+    """What one partition knows while it judges."""
+
+    def __init__(self, partition: int, partitions: int) -> None:
+        self._partition, self._partitions = partition, partitions
+        self._tails: dict[str, int] = {}
+        self._accepted: dict[tuple[str, UUID], int] = {}
+        self._sequence = 0
+
+    def outcomes(self, message: Message) -> list[Outcome]:
+        """One for each stored message that this one was put together from."""
         try:
             event_id, expected = envelope(message)
         except Refused as refused:
-            for message_id in message.stored:
-                yield Outcome(str(message_id), str(refused))
-            continue
-        submission, key = str(message.message_id), message.key
-        if home(key, partitions) != partition:
-            yield Outcome(submission, "misrouted", expected_version=expected)
-            continue
-        tail = tails.get(key, -1)
-        before = accepted.get((key, event_id))
+            return [Outcome(str(message_id), str(refused)) for message_id in message.stored]
+        return [self._judge(str(message.message_id), message.key, event_id, expected)]
+
+    def _judge(self, submission: str, key: str, event_id: UUID, expected: int | None) -> Outcome:
+        if home(key, self._partitions) != self._partition:
+            return Outcome(submission, "misrouted", expected_version=expected)
+        tail = self._tails.get(key, -1)
+        before = self._accepted.get((key, event_id))
         if expected == tail or (expected is None and before is None):
-            yield Outcome(submission, "", version=tail + 1, sequence=sequence)
-            tails[key] = accepted[key, event_id] = tail + 1
-            sequence += 1
-        elif before is not None:
-            yield Outcome(submission, "duplicate", None, None, expected, tail, before)
-        else:
-            yield Outcome(submission, "wrong_expected_version", None, None, expected, tail)
+            outcome = Outcome(submission, "", version=tail + 1, sequence=self._sequence)
+            self._tails[key] = self._accepted[key, event_id] = tail + 1
+            self._sequence += 1
+            return outcome
+        if before is not None:
+            return Outcome(submission, "duplicate", None, None, expected, tail, before)
+        return Outcome(submission, "wrong_expected_version", None, None, expected, tail)

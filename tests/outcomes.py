@@ -12,10 +12,10 @@ import httpx
 import pulsar
 
 from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageIdData
-from sequencer.topics import Topics
 from sequencer.verify import UNREADABLE, Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
 from state.index import VersionIndex
 from tests.model import Message, Outcome, Refused, envelope, predict
@@ -25,16 +25,16 @@ POLL_MS = 20  # how long to wait on one reader before looking at the next
 MISSING_SHOWN = 5
 ADMIN_LIMIT_S = 30.0
 SETTLED_WITHIN_S = 10.0
-OUTCOME_PROPERTIES = {
+ACCEPTED_PROPERTIES = {"id", "version", "sequence", "submission"}
+REJECTED_PROPERTIES = {
     "id",
     "version",
-    "sequence",
-    "submission",
+    "reason",
+    "detail",
     "expected_version",
     "current_version",
     "accepted_version",
-    "reason",
-    "detail",
+    "submission",
 }
 
 
@@ -87,6 +87,11 @@ class Logs:
         """What has been read of rejected_events-n."""
         return self._rejected[partition].messages
 
+    def predicted(self, partition: int) -> dict[str, Outcome]:
+        """What must become of what was read of submitted_events-n, by submission."""
+        outcomes = predict(partition, len(self.partitions), self.submitted(partition))
+        return {outcome.submission: outcome for outcome in outcomes}
+
     def read_submitted(self) -> None:
         """Read everything that is submitted now."""
         self._read_all(self._submitted)
@@ -112,7 +117,7 @@ class Logs:
 
     def await_all(self, within_s: float, alive: Callable[[], None]) -> None:
         """Return when every submission that was read has an outcome, as far as numbers tell."""
-        self.await_outcomes(sum(len(self._stored(n)) for n in self.partitions), within_s, alive)
+        self.await_outcomes(sum(len(self.predicted(n)) for n in self.partitions), within_s, alive)
 
     def read_outcomes(self) -> None:
         """Read both outputs to their ends: what comes after the outcomes that were waited for shows here."""
@@ -133,19 +138,21 @@ class Logs:
         return report
 
     def _check_outcomes(self, partition: int) -> None:
-        predicted = {o.submission: o for o in predict(partition, len(self.partitions), self.submitted(partition))}
-        messages = [*self.events(partition), *self.rejected(partition)]
-        found = {outcome.submission: outcome for outcome in map(_outcome, messages)}
-        assert len(found) == len(messages), "several outcomes of one submission"
+        predicted = self.predicted(partition)
+        events, rejected = self.events(partition), self.rejected(partition)
+        outcomes = [*map(_accepted_outcome, events), *map(_rejected_outcome, rejected)]
+        found = {outcome.submission: outcome for outcome in outcomes}
+        assert len(found) == len(outcomes), "several outcomes of one submission"
         if found != predicted:
             differing = [s for s in predicted | found if predicted.get(s) != found.get(s)]
             shown = [f"{predicted.get(s)} became {found.get(s)}" for s in differing[:MISSING_SHOWN]]
             raise AssertionError(f"partition {partition}: {len(differing)} outcomes differ\n" + "\n".join(shown))
         submissions = {str(message.message_id): message for message in self.submitted(partition)}
-        for message in messages:
-            submission = submissions.get(message.properties["submission"])
-            if submission is not None and message.properties.get("reason") not in ("too_large", "chunked"):
-                _check_kept(submission, message)
+        for message in events:
+            _check_kept(submissions[message.properties["submission"]], message, ACCEPTED_PROPERTIES)
+        for message in rejected:
+            if message.properties["reason"] not in ("too_large", "chunked"):
+                _check_kept(submissions[message.properties["submission"]], message, REJECTED_PROPERTIES)
 
     def _verify(self, index_dir: Any) -> Report:
         verifier = Verifier()
@@ -180,17 +187,15 @@ class Logs:
         with VersionIndex.open(directory, identity=self.topics.events_partition(partition)) as index:
             return list(zip(keys, index.tails(keys), strict=True))
 
-    def _stored(self, partition: int) -> list[str]:
-        return [str(message_id) for message in self.submitted(partition) for message_id in message.stored]
-
     def _missing(self, count: int) -> str:
         lines = [f"{self.outcome_count()} of {count} outcomes were read"]
         for n in self.partitions:
             have = {m.properties.get("submission") for m in (*self.events(n), *self.rejected(n))}
-            missing = [submission for submission in self._stored(n) if submission not in have]
+            predicted = self.predicted(n)
+            missing = [submission for submission in predicted if submission not in have]
             if missing:
                 shown = ", ".join(missing[:MISSING_SHOWN])
-                lines.append(f"partition {n}: {len(missing)} of {len(self._stored(n))} have none, the first: {shown}")
+                lines.append(f"partition {n}: {len(missing)} of {len(predicted)} have none, the first: {shown}")
         return "; ".join(lines)
 
     def _read_all(self, readers: Sequence[LogReader]) -> None:
@@ -237,29 +242,31 @@ def _message(read: Any) -> Message:
     )
 
 
-def _outcome(message: Message) -> Outcome:
+def _accepted_outcome(message: Message) -> Outcome:
     properties = message.properties
-    rejected = "reason" in properties
+    return Outcome(properties["submission"], "", _number(properties, "version"), _number(properties, "sequence"))
+
+
+def _rejected_outcome(message: Message) -> Outcome:
+    properties = message.properties
     return Outcome(
         properties["submission"],
-        properties.get("reason", ""),
-        None if rejected else _number(properties, "version"),
-        _number(properties, "sequence") if "sequence" in properties else None,
-        _number(properties, "expected_version") if "expected_version" in properties else None,
-        _number(properties, "current_version") if "current_version" in properties else None,
-        _number(properties, "accepted_version") if "accepted_version" in properties else None,
+        properties["reason"],
+        expected_version=_number_if_given(properties, "expected_version"),
+        current_version=_number_if_given(properties, "current_version"),
+        accepted_version=_number_if_given(properties, "accepted_version"),
     )
 
 
-def _check_kept(submitted: Message, outcome: Message) -> None:
+def _check_kept(submitted: Message, outcome: Message, replaced: set[str]) -> None:
     """Payload, key and what else is the application's come out as they went in."""
     assert outcome.payload == submitted.payload
     assert outcome.key == submitted.key
     assert outcome.null_value == submitted.null_value
     assert outcome.event_time_ms == submitted.event_time_ms
     assert outcome.ordering_key == submitted.ordering_key
-    own = {name: value for name, value in outcome.properties.items() if name not in OUTCOME_PROPERTIES}
-    assert own == {name: value for name, value in submitted.properties.items() if name not in OUTCOME_PROPERTIES}
+    kept = {name: value for name, value in submitted.properties.items() if name not in replaced}
+    assert {name: value for name, value in outcome.properties.items() if name not in replaced} == kept
 
 
 def _submitted_records(message: Message) -> Iterator[Submitted]:
@@ -286,7 +293,7 @@ def _accepted_record(message: Message) -> Accepted:
 
 
 def _rejected_record(message: Message) -> Rejected:
-    outcome = _outcome(message)
+    outcome = _rejected_outcome(message)
     return Rejected(
         message.message_id,
         message.key or None,
@@ -311,6 +318,10 @@ def _number(properties: dict[str, str], name: str) -> int:
         return int(properties[name])
     except (KeyError, ValueError):
         return UNREADABLE
+
+
+def _number_if_given(properties: dict[str, str], name: str) -> int | None:
+    return _number(properties, name) if name in properties else None
 
 
 def _position(text: str) -> MessageId:

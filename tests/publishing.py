@@ -43,7 +43,7 @@ def canonical(message: Any, partitions: int) -> int:
 class Publisher:
     """One producer; sends in order."""
 
-    def __init__(self, client: Any, topic: str, *, router: Router = canonical, **options: Any) -> None:
+    def __init__(self, client: Any, topic: str, *, router: Router | None = canonical, **options: Any) -> None:
         self._failures: list[str] = []
         self._room = threading.Semaphore(IN_FLIGHT_MESSAGES)
         self._producer = client.create_producer(
@@ -79,7 +79,9 @@ class Publisher:
         self._room.release()
 
 
-def publish(client: Any, topic: str, drafts: Iterable[Draft], *, router: Router = canonical, **options: Any) -> None:
+def publish(
+    client: Any, topic: str, drafts: Iterable[Draft], *, router: Router | None = canonical, **options: Any
+) -> None:
     """Send all, in order, through a producer of their own, and return when the broker has stored all of them."""
     publisher = Publisher(client, topic, router=router, **options)
     publisher.send(drafts)

@@ -313,6 +313,15 @@ def test_a_rejection_for_a_matching_expected_version_is_a_violation() -> None:
     }
 
 
+def test_a_rejection_may_lack_the_key_but_not_one_that_is_about_the_aggregate() -> None:
+    log = clean_log()
+    log.reject("a", "large", "too_large")
+    log.rejected[-1] = log.rejected[-1]._replace(key=None)
+    assert judge(log).ok
+    log.rejected[0] = log.rejected[0]._replace(key=None)
+    assert judge(log).violated() == {"I3": 1}
+
+
 def test_index_tails_behind_ahead_and_unknown_are_violations() -> None:
     for tail in (2, 4, -1):
         log = clean_log()
