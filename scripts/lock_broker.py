@@ -29,9 +29,10 @@ from sequencer.broker_jars import LOCK_FILE, PULSAR_VERSION, Jar, jar_directory,
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Loaded only on other platforms or in rare situations, small, or reached without loading a class (native libraries).
+# Native libraries, which no class load shows, and small jars that only another platform or a rare situation needs.
 KEEP = re.compile(
-    r"netty-transport-native-epoll|netty-transport-native-unix-common|jna|snappy|lz4|zstd|bookkeeper-|log4j"
+    r"org\.apache\.pulsar-pulsar-|org\.apache\.bookkeeper-(?!stream-storage)"
+    r"|netty-transport-native-(epoll|unix)|log4j|jackson|snappy|lz4|zstd|aircompressor"
 )
 
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -22,6 +23,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
     embedded.start()
     yield embedded
     embedded.kill()
+    missing = re.findall(r".*(?:NoClassDefFoundError|ClassNotFoundException).*", embedded.log_file.read_text())
+    assert missing == [], "the lock lacks a jar: see CONTRIBUTING.md"
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ READY_LIMIT_S = 60.0
 ENDED_LIMIT_S = 30.0
 TTL_MS = 60_000
 RECEIVE_LIMIT_MS = 20_000
-QUIET = pulsar.ConsoleLogger(pulsar.LoggerLevel.Error)
+COMPRESSIONS = ("NONE", "LZ4", "ZLib", "ZSTD", "SNAPPY")
 
 
 # --- As a library ---
@@ -232,7 +232,11 @@ def command_line(pid: int) -> str:
 # --- Pulsar's parts that nothing else here uses: the jar lock is trimmed to what the integration tests load ---
 
 
-def test_compaction_unloading_policies_and_statistics(broker: EmbeddedBroker, namespace: str, client: Any) -> None:
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_compaction_unloading_policies_and_statistics(
+    broker: EmbeddedBroker, namespace: str, client: Any, compression: str
+) -> None:
+    """Compaction opens the batches, so in the broker too every compression has a library."""
     topic = f"persistent://{namespace}/odds"
     path = f"v2/persistent/{namespace}/odds"
     with Admin(broker.admin_url) as admin:
@@ -240,7 +244,8 @@ def test_compaction_unloading_policies_and_statistics(broker: EmbeddedBroker, na
         admin.post(f"{path}/retention", {"retentionTimeInMinutes": -1, "retentionSizeInMB": -1})
         admin.post(f"{path}/compactionThreshold", 1 << 20)
         subscription = client.subscribe(topic, "s", batch_index_ack_enabled=True)
-        producer = client.create_producer(topic, batching_enabled=True, schema=pulsar.schema.StringSchema())
+        kind = getattr(pulsar.CompressionType, compression)
+        producer = client.create_producer(topic, schema=pulsar.schema.StringSchema(), compression_type=kind)
         for number in range(100):
             producer.send_async(f"value {number}", lambda _result, _id: None, partition_key=str(number % 7))
         producer.flush()
