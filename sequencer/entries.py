@@ -379,10 +379,17 @@ def _stored_event(single: SingleMessageMetadata, accepted_at_ms: int, position: 
         return StoredEvent(
             single.partition_key,
             uuid_bytes(properties["id"]),
-            int(properties["version"]),
-            int(properties["sequence"]),
+            _count(properties["version"]),
+            _count(properties["sequence"]),
             accepted_at_ms,
             position,
         )
     except (KeyError, ValueError, TypeError) as broken:
         raise ForeignWriter(f"message {position}: not written by a sequencer: {broken!r}") from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{text[:40]} is not a version or sequence")
+    return number
