@@ -51,13 +51,13 @@ def measure(workload: Workload, *, runs: int, directory: Path, progress: Progres
         for number in range(runs + 1):
             topics = Topics(f"public/bench-{number}")
             admin.put(f"v2/namespaces/{topics.namespace}", {})
+            (directory / str(number)).mkdir()
             results.append(asyncio.run(_run(broker, admin, topics, workload, directory / str(number))))
             progress.advance(task)
     return results[1:]  # the first warmed the broker's Java up
 
 
 async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: Workload, directory: Path) -> Run:
-    directory.mkdir()
     for _ in create_topics(admin, topics, TopicPlan(partitions=1)):
         pass
     async with PulsarClient(broker.service_url) as client:

@@ -32,8 +32,6 @@ from sequencer.topics import (
     REJECTED_RETENTION_DAYS,
     SUBMITTED_RETENTION_DAYS,
     TopicPlan,
-    create_topics,
-    is_primed,
     partition_count,
 )
 
@@ -88,6 +86,8 @@ def init(
     \b
     Example:  sequencer init --partitions 4
     """
+    from sequencer.initialize import initialize
+
     if 0 in (submitted_retention_days, rejected_retention_days):
         raise click.UsageError("a retention of 0 days would keep nothing")
     plan = TopicPlan(partitions, submitted_retention_days, rejected_retention_days)
@@ -99,20 +99,10 @@ def init(
             click.echo(f"{'done' if changed else 'kept'}  {short_name(topic)}: {what}")
 
     with Admin(connection.admin_url, connection.token) as admin:
-        for done in create_topics(admin, connection.topics, plan):
+        for done in initialize(connection.client, admin, connection.topics, plan):
             step(*done)
-        asyncio.run(_prime(connection, admin, partitions, lambda topic, primed: step(topic, "primed", primed)))
     if not as_json:
         click.echo(f"{connection.namespace} is ready: sequencer run")
-
-
-async def _prime(connection: Connection, admin: Admin, partitions: int, report: Callable[[str, bool], None]) -> None:
-    from sequencer.prime import prime_outputs
-
-    topics = connection.topics
-    outputs = [topic for n in range(partitions) for topic in (topics.events_partition(n), topics.rejected_partition(n))]
-    async with connection.client() as client:
-        await prime_outputs(client, outputs, already=lambda topic: is_primed(admin, topic), report=report)
 
 
 @cli.command()

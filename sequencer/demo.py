@@ -6,7 +6,6 @@ would be appended as version 2; here the second one is told that it is too late.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import subprocess
 import sys
@@ -25,13 +24,13 @@ from rich.table import Table
 from sequencer import SequencerError
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
+from sequencer.initialize import initialize
 from sequencer.names import Topics
 from sequencer.official import official_client, route
-from sequencer.prime import prime_outputs
 from sequencer.publish import random_id
 from sequencer.pulsar.client import PulsarClient
 from sequencer.tail import next_message
-from sequencer.topics import TopicPlan, create_topics, is_primed
+from sequencer.topics import TopicPlan
 
 ACCOUNT = "account-1"
 PARTITIONS = 1
@@ -130,19 +129,9 @@ def _step(notes: Console, what: str) -> Iterator[None]:
 
 
 def _create_topics(broker: EmbeddedBroker) -> None:
-    topics = Topics()
-    outputs = [topic for n in range(PARTITIONS) for topic in (topics.events_partition(n), topics.rejected_partition(n))]
-
-    async def prime(admin: Admin) -> None:
-        async with PulsarClient(broker.service_url) as client:
-            await prime_outputs(
-                client, outputs, already=lambda topic: is_primed(admin, topic), report=lambda _topic, _primed: None
-            )
-
     with Admin(broker.admin_url) as admin:
-        for _ in create_topics(admin, topics, TopicPlan(PARTITIONS)):
+        for _ in initialize(lambda: PulsarClient(broker.service_url), admin, Topics(), TopicPlan(PARTITIONS)):
             pass
-        asyncio.run(prime(admin))
 
 
 class _Sequencer(NamedTuple):

@@ -18,7 +18,7 @@ import msgspec
 from sequencer import NeedsOperator, SequencerError
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.client import Coordinator, Producer, PulsarClient
-from sequencer.pulsar.errors import CorruptBatch, Remedy, RequestTimedOut, ServerError, ServerRefused
+from sequencer.pulsar.errors import CorruptBatch, PulsarError, Remedy, RequestTimedOut, ServerError, ServerRefused
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata
 from sequencer.pulsar.transaction import TransactionState, state_named_in
@@ -66,6 +66,11 @@ class OwnerLog:
         self._producer = producer
         self._host = socket.gethostname()
         self._since_ms = time.time_ns() // 1_000_000
+
+    @property
+    def lost(self) -> asyncio.Future[PulsarError]:
+        """Done when the owner topic is no longer ours; the result is the reason."""
+        return self._producer.lost
 
     async def record(self, transactions: Iterable[TxnId]) -> None:
         """Store the list of all live transactions; none may be used before this returns.

@@ -25,10 +25,11 @@ from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
 from sequencer.entries import accepted_message, pack, read_entry, rejected_message
 from sequencer.event import Accepted, Rejected
+from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_output
-from sequencer.pulsar.client import AccessMode, Auth, Consumer, Coordinator, Producer, PulsarClient
+from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
 from sequencer.pulsar.errors import ConsumerBusy, NotGranted, PulsarError
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, open_index, recover
@@ -64,19 +65,28 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Partition:
-    """Which partition of what, and where its index lives."""
+    """Which partition of which topics."""
 
     number: int
     count: int
-    """Partitions of the topic, fixed for life: it decides where an aggregate belongs."""
-    submitted: str
-    events: str
-    rejected: str
-    owners: str
-    subscription: str
-    index_dir: Path
-    service_url: str
-    auth: Auth
+    """Partitions of every topic, fixed for life: it decides where an aggregate belongs."""
+    topics: Topics
+
+    @property
+    def submitted(self) -> str:
+        return self.topics.submitted_partition(self.number)
+
+    @property
+    def events(self) -> str:
+        return self.topics.events_partition(self.number)
+
+    @property
+    def rejected(self) -> str:
+        return self.topics.rejected_partition(self.number)
+
+    @property
+    def owners(self) -> str:
+        return self.topics.owners_partition(self.number)
 
     def __str__(self) -> str:
         return f"partition {self.number}"
@@ -85,7 +95,7 @@ class Partition:
 class Office(NamedTuple):
     """Everything that an owner holds. Losing one of them is losing all."""
 
-    owner: Producer
+    log: OwnerLog
     events: Producer
     rejected: Producer
     input: Consumer
@@ -101,27 +111,30 @@ class Flight(NamedTuple):
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
 
 
-async def live(partition: Partition, stop: asyncio.Event) -> None:
+async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop: asyncio.Event) -> None:
     """Own a partition from the grant until `stop` is set; stands by while another instance owns it.
+
+    Args:
+        client: this life's own. To close it is to let go of everything, on every broker, at once.
+        index_dir: the partition's; what is missing there is made, what is damaged is made anew.
 
     Raises:
         NeedsOperator, IndexMismatch: no other life can do better.
         PulsarError, IndexFailure, SequencerError, OSError: this life is over, another may do better.
     """
-    async with PulsarClient(partition.service_url, auth=partition.auth) as client:
-        office = await unless(stop, acquire(client, partition))
-        if office is None:
+    office = await unless(stop, acquire(client, partition))
+    if office is None:
+        return
+    with open_index(index_dir, identity=partition.events) as index:
+        end = await unless(stop, recover(client, partition.events, index))
+        if end is None:
             return
-        with open_index(partition.index_dir, identity=partition.events) as index:
-            end = await unless(stop, recover(client, partition.events, index))
-            if end is None:
-                return
-            # Anew, so that delivery starts at the first message that no transaction has acknowledged.
-            await office.input.close()
-            office = office._replace(input=await _subscribe(client, partition))
-            log.info("%s: sequencing, epoch %d, sequence %d", partition, office.owner.topic_epoch, end.next_sequence)
-            await sequence(partition, office, index, end, stop)
-            log.info("%s: stopped", partition)
+        # Anew, so that delivery starts at the first message that no transaction has acknowledged.
+        await office.input.close()
+        office = office._replace(input=await _subscribe(client, partition))
+        log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
+        await sequence(partition, office, index, end, stop)
+        log.info("%s: stopped", partition)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
@@ -140,14 +153,21 @@ async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Re
 
 
 async def acquire(client: PulsarClient, partition: Partition) -> Office:
+    """Wait to be the owner, then take over. Raises: see `take_over`."""
+    return await take_over(client, partition, await _elected(client, partition))
+
+
+async def take_over(client: PulsarClient, partition: Partition, owner: Producer) -> Office:
     """Become the only writer: fence the predecessor first, then end its transactions.
+
+    Args:
+        owner: the exclusive producer on the owner topic, which makes us the owner.
 
     Raises:
         Superseded: somebody became the owner after us.
         OwnerLogBroken: the predecessor's transactions cannot be known or ended.
         PulsarError: something needed was refused or lost.
     """
-    owner = await _elected(client, partition)
     events = await client.producer(partition.events, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
     rejected = await client.producer(partition.rejected, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
     consumer = await _subscribe(client, partition)
@@ -157,10 +177,11 @@ async def acquire(client: PulsarClient, partition: Partition) -> Office:
             raise Superseded(f"{partition}: epoch {record.epoch} has taken over, ours is {owner.topic_epoch}")
         await end_transactions(client, [TxnId(*txn) for txn in record.transactions])
     coordinator = await client.coordinator(partition.number % await client.coordinators())
+    owner_log = OwnerLog(owner)
     for output in (events, rejected):
         # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
-        await prime_output(client, output.topic, producer=output)
-    return Office(owner, events, rejected, consumer, coordinator)
+        await prime_output(client, output, coordinator, owner_log)
+    return Office(owner_log, events, rejected, consumer, coordinator)
 
 
 async def _elected(client: PulsarClient, partition: Partition) -> Producer:
@@ -183,7 +204,7 @@ async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:
     deadline_s = time.monotonic() + CONSUMER_BUSY_WAIT_S
     while True:
         try:
-            return await client.subscribe(partition.submitted, partition.subscription)
+            return await client.subscribe(partition.submitted, SUBSCRIPTION)
         except ConsumerBusy:
             if time.monotonic() > deadline_s:
                 raise
@@ -205,10 +226,10 @@ async def sequence(
     overlay = Overlay(index, partition=partition.number, partitions=partition.count, next_sequence=end.next_sequence)
     pool = TransactionPool(
         office.coordinator,
-        OwnerLog(office.owner),
+        office.log,
         output_topic=partition.events,
         input_topic=partition.submitted,
-        subscription=partition.subscription,
+        subscription=SUBSCRIPTION,
     )
     flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
     try:

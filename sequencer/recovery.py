@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sequencer import SequencerError
+from sequencer import NeedsOperator
 from sequencer.entries import ForeignWriter, StoredEvent, read_events
 from sequencer.event import NO_AGGREGATE
 from sequencer.pulsar.client import PulsarClient
@@ -57,8 +57,12 @@ _CHECKPOINT = struct.Struct(">qqq")
 START = Checkpoint(-1, -1, 0)
 
 
-class IndexAhead(SequencerError):
-    """The index knows events that the topic does not hold: the topic of that name is another one than before."""
+class IndexAhead(NeedsOperator):
+    """The index knows events that the topic does not hold: it was lost, or is another one than before.
+
+    Going on would give out versions that have been given out already, so somebody must look. Where the topic was made
+    anew on purpose, deleting the index directory is all that is needed.
+    """
 
 
 @contextmanager
@@ -82,7 +86,7 @@ def open_index(directory: Path, *, identity: str) -> Iterator[VersionIndex]:
     useless = directory == private
     try:
         yield index
-    except (IndexDamaged, IndexAhead):
+    except IndexDamaged:
         useless = True
         raise
     finally:
@@ -131,7 +135,10 @@ async def recover(client: PulsarClient, topic: str, index: VersionIndex) -> Chec
     if stored is None:
         level = await _rebuild(client, topic, index, end)
     elif stored.position > end:
-        raise IndexAhead(f"the index knows {topic} up to {stored.position}, but it ends at {end}")
+        raise IndexAhead(
+            f"{topic} ends at {end[0]}:{end[1]}, but its index {index.directory} goes up to "
+            f"{stored.ledger}:{stored.entry}: events were lost, or the topic was made anew (then delete the index)"
+        )
     else:
         level = await _follow(client, topic, index, stored, end)
     log.info("%s: index level at sequence %d after %.3f s", topic, level.next_sequence, time.monotonic() - started)

@@ -22,11 +22,12 @@ from random import uniform
 from typing import TypeVar
 
 from sequencer import NeedsOperator, SequencerError
-from sequencer.names import SUBSCRIPTION, Topics
+from sequencer.names import Topics
 from sequencer.partition import Partition, live
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
+from sequencer.topics import partition_count
 from state.index import IndexFailure, IndexMismatch
 
 BACKOFF_FIRST_S = 0.05
@@ -45,8 +46,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class NotInitialized(SequencerError):
-    """The topics do not exist."""
+class NoSuchPartition(SequencerError):
+    """A partition was asked for that the topics do not have."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def run(settings: ServiceSettings) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code: 1 where a partition was stopped for good.
 
     Raises:
-        NotInitialized, PulsarError: nothing could be started.
+        TopicMissing, NoSuchPartition, PulsarError: nothing could be started.
     """
     count = _run_loop(_partition_count(settings))
     chosen = tuple(range(count)) if settings.partitions is None else settings.partitions
     if beyond := [number for number in chosen if number >= count]:
-        raise NotInitialized(f"there is no partition {beyond[0]}: {settings.namespace} has {count}")
+        raise NoSuchPartition(f"there is no partition {beyond[0]}: {settings.namespace} has {count}")
     settings = replace(settings, partitions=chosen)
     if settings.workers > 1 and len(chosen) > 1:
         return _supervise(settings, count)
@@ -92,12 +93,8 @@ def _auth(settings: ServiceSettings) -> Auth:
 
 
 async def _partition_count(settings: ServiceSettings) -> int:
-    topics = Topics(settings.namespace)
     async with PulsarClient(settings.service_url, auth=_auth(settings)) as client:
-        count = await client.partitions(topics.submitted)
-    if count == 0:
-        raise NotInitialized(f"{topics.submitted} does not exist or is not partitioned: run `sequencer init` first")
-    return count
+        return await partition_count(client, Topics(settings.namespace).submitted)
 
 
 # --- one process ---
@@ -109,34 +106,21 @@ async def _serve(settings: ServiceSettings, count: int) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
-    partitions = [_partition(settings, number, count) for number in settings.partitions or ()]
-    well = await asyncio.gather(*(_keep_alive(partition, stop) for partition in partitions))
+    topics = Topics(settings.namespace)
+    partitions = [Partition(number, count, topics) for number in settings.partitions or ()]
+    well = await asyncio.gather(*(_keep_alive(settings, partition, stop) for partition in partitions))
     return 0 if all(well) else 1
 
 
-def _partition(settings: ServiceSettings, number: int, count: int) -> Partition:
-    topics = Topics(settings.namespace)
-    return Partition(
-        number=number,
-        count=count,
-        submitted=topics.submitted_partition(number),
-        events=topics.events_partition(number),
-        rejected=topics.rejected_partition(number),
-        owners=topics.owners_partition(number),
-        subscription=SUBSCRIPTION,
-        index_dir=settings.index_dir / settings.namespace.replace("/", "_") / f"partition-{number}",
-        service_url=settings.service_url,
-        auth=_auth(settings),
-    )
-
-
-async def _keep_alive(partition: Partition, stop: asyncio.Event) -> bool:
+async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asyncio.Event) -> bool:
     """One life after another until `stop`. False: the partition needs a person, and was left alone."""
+    index_dir = settings.index_dir / settings.namespace.replace("/", "_") / f"partition-{partition.number}"
     backoff_s = BACKOFF_FIRST_S
     while not stop.is_set():
         began_s = time.monotonic()
         try:
-            await live(partition, stop)
+            async with PulsarClient(settings.service_url, auth=_auth(settings)) as client:
+                await live(client, partition, index_dir, stop)
             continue
         except (NeedsOperator, IndexMismatch) as reason:
             log.error("%s: stopped: %s", partition, reason)

@@ -160,6 +160,11 @@ class VersionIndex:
         return self._state.checkpoint
 
     @property
+    def directory(self) -> Path:
+        """Where it is."""
+        return self._store.directory
+
+    @property
     def limits(self) -> IndexLimits:
         """What it was opened with."""
         return self._limits

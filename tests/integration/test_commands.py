@@ -19,13 +19,15 @@ import pytest
 from sequencer.admin import Admin, AdminFailed
 from sequencer.broker import EmbeddedBroker
 from sequencer.event import canonical_partition
+from sequencer.initialize import initialize
 from sequencer.names import Topics
-from sequencer.prime import prime_output, prime_outputs
+from sequencer.owner import OwnerLog
+from sequencer.partition import Partition
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.client import AccessMode, PulsarClient
 from sequencer.pulsar.frames import TxnId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
-from sequencer.topics import is_primed
+from sequencer.topics import Step, TopicPlan, create_topics, is_primed
 
 pytestmark = pytest.mark.integration
 
@@ -199,31 +201,64 @@ def test_the_first_commit_after_priming_is_visible(sequencer: Sequencer) -> None
     assert b"1" in asyncio.run(commit_one())
 
 
-def test_priming_leaves_topics_with_messages_or_owners_alone(sequencer: Sequencer) -> None:
-    with_message, owned = sequencer.topics.events_partition(0), sequencer.topics.events_partition(1)
-    reports: list[tuple[str, bool]] = []
+def test_a_partition_with_an_owner_is_not_primed_by_anybody_else(empty: Sequencer) -> None:
+    topics = empty.topics
 
-    def entries(topic: str) -> int:
-        path = f"v2/persistent/{topic.removeprefix('persistent://')}/internalStats"
-        with Admin(sequencer.broker.admin_url) as admin:
-            return int(admin.get(path)["numberOfEntries"])
+    async def own(ready: asyncio.Event, done: asyncio.Event) -> None:
+        async with PulsarClient(empty.broker.service_url) as client:
+            await client.producer(topics.owners_partition(0), access_mode=AccessMode.EXCLUSIVE)
+            ready.set()
+            await done.wait()
 
-    async def prime_both() -> None:
-        async with PulsarClient(sequencer.broker.service_url) as client:
-            await in_transaction(client, with_message, [("a", b"1")], commit=True)
-            before = entries(with_message), entries(owned)
-            owner = await client.producer(owned, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
-            await prime_outputs(
-                client, [with_message, owned], already=lambda _: False, report=lambda *told: reports.append(told)
+    async def init_beside_an_owner() -> list[Step]:
+        with Admin(empty.broker.admin_url) as admin:
+            for _ in create_topics(admin, topics, TopicPlan(1)):
+                pass
+            ready, done = asyncio.Event(), asyncio.Event()
+            owner = asyncio.create_task(own(ready, done))
+            await ready.wait()
+            steps = await asyncio.to_thread(
+                lambda: list(initialize(lambda: PulsarClient(empty.broker.service_url), admin, topics, TopicPlan(1)))
             )
-            assert (entries(with_message), entries(owned)) == before
-            # The owner primes through his own producer, and it stays his.
-            assert await prime_output(client, owned, producer=owner)
-            assert not owner.lost.done()
+            done.set()
+            await owner
+            return steps
 
-    asyncio.run(prime_both())
-    assert reports == [(with_message, False), (owned, False)]
-    assert sequencer("tail", "events").stdout.count(b"\n") == 1
+    steps = asyncio.run(init_beside_an_owner())
+    assert [step for step in steps if step.changed] == []
+    with Admin(empty.broker.admin_url) as admin:
+        assert not is_primed(admin, topics.events_partition(0))
+
+
+def test_a_priming_that_a_crash_left_open_is_ended_by_the_next_owner(empty: Sequencer) -> None:
+    """Its transaction is in the owner log: the topic is not kept closed until the transaction's time is over."""
+    topics = empty.topics
+
+    async def crash_in_the_middle() -> None:
+        partition = Partition(0, 1, topics)
+        async with PulsarClient(empty.broker.service_url) as client:
+            owner = await client.producer(topics.owners_partition(0), access_mode=AccessMode.EXCLUSIVE)
+            output = await client.producer(partition.events)
+            coordinator = await client.coordinator(0)
+            txn = await coordinator.new_txn(ttl_ms=3_600_000)
+            await OwnerLog(owner).record([txn])
+            await coordinator.add_partitions(txn, [partition.events])
+            await output.send(b"", b"priming", num_messages=1, txn=txn)
+
+    async def commit_and_read() -> bytes:
+        async with PulsarClient(empty.broker.service_url) as client:
+            await in_transaction(client, topics.events_partition(0), [("a", b"1")], commit=True)
+            reader = await client.reader(topics.events_partition(0))
+            return (await asyncio.wait_for(reader.take(max_messages=1, max_bytes=1), RECEIVE_LIMIT_MS / 1000))[
+                0
+            ].payload
+
+    with Admin(empty.broker.admin_url) as admin:
+        for _ in create_topics(admin, topics, TopicPlan(1)):
+            pass
+    asyncio.run(crash_in_the_middle())
+    empty("init", "--partitions", "1")
+    assert b"1" in asyncio.run(commit_and_read())
 
 
 # --- publish ---
