@@ -324,7 +324,7 @@ def demo(verbose: bool) -> int:
 def broker(verbose: bool, data_dir: Path, port: int, http_port: int, memory: str) -> None:
     """Run a real Pulsar broker on this machine, until SIGTERM or Ctrl-C.
 
-    The first time it is fetched from Maven Central (130 MB). It listens on loopback only.
+    The first time it is fetched from Maven Central (about 145 MB). It listens on loopback only.
 
     \b
     Example:  sequencer broker --data-dir /tmp/pulsar --port 0 --http-port 0

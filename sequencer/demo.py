@@ -97,7 +97,7 @@ def run_demo(*, verbose: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="sequencer-demo-", ignore_cleanup_errors=True) as directory:
         broker = EmbeddedBroker(Path(directory) / "broker")
         with contextlib.ExitStack() as running:
-            with _step(notes, "starting a real Pulsar broker (fetched once, 130 MB)"):
+            with _step(notes, "starting a real Pulsar broker (fetched once, about 145 MB)"):
                 running.enter_context(broker)
             with _step(notes, "creating the topics"):
                 _create_topics(broker)
