@@ -210,7 +210,7 @@ def at(position: int, entry: Entry) -> Entry:
     return entry._replace(message_id=POSITION._replace(entry=position))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(ENTRIES, max_size=4).map(lambda entries: [at(n, entry) for n, entry in enumerate(entries)]))
 def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(entries: list[Entry]) -> None:
     submitted = [read for entry in entries for read in read_entry(entry, LIMIT)]
