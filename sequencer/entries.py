@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from sequencer import NeedsOperator
 from sequencer.event import (
     ACCEPTED_PROPERTIES,
@@ -130,11 +132,12 @@ def _read_message(
     envelope: Envelope | None = None
     reason, detail, id_text = Reason.MALFORMED, "", ""
     key = single.partition_key
+    fields = single.properties
     # Only a property, or the payload's size, can be incomplete; the parser does not mind.
-    if (single.properties or not payload) and not single.IsInitialized():
+    if (fields or not payload) and not single.IsInitialized():
         raise CorruptBatch(f"the metadata of message {index} lacks a required field")
-    if single.properties:
-        properties = {field.key: field.value for field in single.properties}
+    if fields:
+        properties = {field.key: field.value for field in fields}
         if not OUTCOME_PROPERTIES.isdisjoint(properties):
             clashing = single
     if single.compacted_out:
@@ -180,7 +183,8 @@ def _fitted(flawed: Flawed, limit: int) -> Flawed:
     if single.ByteSize() + OUTCOME_BYTES > limit:
         single = SingleMessageMetadata(payload_size=0)
     detail = f"{size} bytes with its outcome, the broker takes at most {limit}"
-    return flawed._replace(
+    return replace(
+        flawed,
         # All chunks but the last are as large as a message may be; that they are chunks says more.
         reason=flawed.reason if flawed.reason == Reason.CHUNKED else Reason.TOO_LARGE,
         detail=detail,
@@ -240,10 +244,12 @@ def _set_key(single: SingleMessageMetadata, key: str | bytes) -> None:
 
 def accepted_message(accepted: Accepted) -> bytes:
     """The serialized SingleMessageMetadata of an accepted event."""
-    submission, version, sequence = accepted
-    source = submission.source
+    submission = accepted.submission
     return _head(submission, ACCEPTED_PROPERTIES) + accepted_properties(
-        submission.id_text, version, sequence, f"{source.position}{submission.batch_index}"
+        submission.id_text,
+        accepted.version,
+        accepted.sequence,
+        f"{submission.source.position}{submission.batch_index}",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from sequencer.event import (
     MAX_DETAIL_BYTES,
@@ -233,7 +234,7 @@ def test_rejected_properties_say_what_is_known() -> None:
 
 def test_rejected_properties_leave_out_what_is_unknown() -> None:
     outcome = rejected(Reason.MALFORMED)
-    nameless = outcome._replace(submission=outcome.submission._replace(id_text=""))
+    nameless = replace(outcome, submission=replace(outcome.submission, id_text=""))
     assert properties_of(rejected_properties(nameless, "7:3:0:-1")) == {
         "reason": "malformed", "submission": "7:3:0:-1",
     }  # fmt: skip
