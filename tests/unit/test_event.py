@@ -217,9 +217,9 @@ def test_accepted_properties(version: int, sequence: int, submission: str) -> No
     }  # fmt: skip
 
 
-def rejected(reason: Reason, detail: str = "", **versions: int) -> Rejected:
+def rejected(reason: Reason, detail: str = "", id_text: str = ID, **versions: int) -> Rejected:
     source = Source("7:3:0:", 0, b"", None)
-    return Rejected(Submission(KEY, ID_BYTES, ID, None, b"", None, b"", source, 0), reason, detail, **versions)
+    return Rejected(Submission(KEY, ID_BYTES, id_text, None, b"", None, b"", source, 0), reason, detail, **versions)
 
 
 def test_rejected_properties_say_what_is_known() -> None:
