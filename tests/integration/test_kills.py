@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pulsar
 import pytest
 
 from sequencer.broker import EmbeddedBroker
@@ -128,3 +129,22 @@ def test_the_workers_of_a_killed_supervisor_let_go(run: Run) -> None:
     with run.start(workers=2) as process:
         run.await_more(process, 1000)
         run.finish(process)
+
+
+def test_the_broker_is_killed_in_mid_run(tmp_path: Path) -> None:
+    """What it had acknowledged is on its disk; everybody comes back by themselves."""
+    broker = EmbeddedBroker(tmp_path / "broker")
+    broker.start()
+    client = pulsar.Client(broker.service_url, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error))
+    try:
+        run = Run(broker, "public/default", client, tmp_path / "index")
+        with run.start() as process:
+            run.await_more(process, 3000)
+            broker.kill()
+            broker.start()
+            process.await_sequencing(2 * PARTITIONS)
+            run.await_more(process, 1000)
+            run.finish(process)
+    finally:
+        client.shutdown()
+        broker.kill()
