@@ -114,7 +114,7 @@ def _read_record(topic: str, entry: Entry) -> OwnerRecord:
         if entry.metadata.HasField("num_messages_in_batch"):
             *_, (_, _, payload) = split_batch(payload, entry.metadata.num_messages_in_batch)
         return _decode(payload)
-    except (msgspec.MsgspecError, CorruptBatch, RecursionError) as broken:
+    except (msgspec.MsgspecError, CorruptBatch, ValueError, RecursionError) as broken:
         raise OwnerLogBroken(f"{topic}, message {entry.message_id}: not an owner record: {broken}") from None
 
 
