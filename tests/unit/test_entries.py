@@ -624,12 +624,13 @@ def test_entries_of_one_kind_share_an_output() -> None:
 
 def test_another_compression_or_schema_or_a_sealed_message_begins_another_output() -> None:
     sealed = submission(sealed_entry())
+    assert sealed.source.compression == Compression.LZ4
     messages = [
         *outcomes([b"1"]),
         *outcomes([b"2"], schema_version=b"v2"),
         *outcomes([b"3" * 900], Compression.LZ4, b"v2"),
         *outcomes([b"4" * 900], Compression.ZSTD, b"v2"),
-        *outcomes([b"5"]),
+        *outcomes([b"5" * 900], Compression.LZ4),
         (accepted_message(Accepted(sealed, 0, 0)), sealed),
         (accepted_message(Accepted(sealed, 1, 1)), sealed),
         *outcomes([b"6", b"7"]),
@@ -637,7 +638,7 @@ def test_another_compression_or_schema_or_a_sealed_message_begins_another_output
     outputs = list(pack(messages, MAX_MESSAGE_BYTES))
     metadata = [MessageMetadata.FromString(output.metadata) for output in outputs]
     assert [(one.compression, one.schema_version, bool(one.encryption_keys)) for one in metadata] == [
-        (0, b"", False), (0, b"v2", False), (1, b"v2", False), (3, b"v2", False), (0, b"", False),
+        (0, b"", False), (0, b"v2", False), (1, b"v2", False), (3, b"v2", False), (1, b"", False),
         (1, b"", True), (1, b"", True), (0, b"", False),
     ]  # fmt: skip
     assert [output.num_messages for output in outputs] == [1] * 7 + [2]
@@ -649,6 +650,12 @@ def test_outputs_are_split_by_size() -> None:
     outputs = list(pack(outcomes(payloads), MAX_MESSAGE_BYTES))
     assert bodies(outputs) == [payloads[0:2], payloads[2:4], payloads[4:6], payloads[6:7]]
     assert all(len(output.payload) <= OUTPUT_BATCH_BYTES for output in outputs)
+
+
+def test_outputs_are_split_by_the_size_of_the_properties_too() -> None:
+    head, payload = message(b"x", properties={"note": "n" * (400 * 1024)})
+    (_, read), *_ = outcomes([payload])
+    assert [output.num_messages for output in pack([(head, read)] * 5, MAX_MESSAGE_BYTES)] == [2, 2, 1]
 
 
 def test_a_message_larger_than_an_output_is_one_by_itself() -> None:

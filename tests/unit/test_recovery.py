@@ -12,6 +12,7 @@ import pytest
 
 from sequencer.entries import ForeignWriter
 from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.errors import ConnectionLost
 from sequencer.recovery import START, Checkpoint, IndexAhead, checkpoint_of, open_index, recover
 from state.index import IndexDamaged, IndexMismatch, VersionIndex
 from tests.committed_log import LEDGER, MARKERS, CommittedLog
@@ -135,6 +136,16 @@ def test_half_a_rebuild_is_no_index(tmp_path: Path) -> None:
     with open_index(tmp_path / "0", identity=TOPIC) as index:
         index.apply({"ghost": 7}, (), accepted_at_ms=1, checkpoint=None)
     assert recovered(log_of(*HISTORY), tmp_path / "0")[1] == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize("takes", [0, 1, 2, 3])
+def test_a_rebuild_that_is_cut_off_starts_again(tmp_path: Path, takes: int) -> None:
+    log = log_of(*HISTORY)
+    log.entries_per_take, log.takes_left = 1, takes
+    with pytest.raises(ConnectionLost):
+        recovered(log, tmp_path / "0")
+    log.takes_left = None
+    assert recovered(log, tmp_path / "0") == (position(1, 3), {"a": 1, "b": 0})
 
 
 def test_a_checkpoint_that_is_none_makes_no_index(tmp_path: Path) -> None:
