@@ -303,7 +303,6 @@ def _may_share(source: Source, other: Source | None) -> bool:
     return source is other or (
         other is not None
         and source.sealed is None
-        and other.sealed is None
         and source.compression == other.compression
         and source.schema_version == other.schema_version
     )
