@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -123,7 +124,7 @@ class Logs:
         """Read both outputs to their ends: what comes after the outcomes that were waited for shows here."""
         self._read_all((*self._events, *self._rejected))
 
-    def check(self, index_dir: Any = None) -> Report:
+    def check(self, index_dir: Path | None = None) -> Report:
         """Every outcome as the model predicts, its content kept, and I1 to I7; the outputs are read to their ends.
 
         Args:
@@ -154,7 +155,7 @@ class Logs:
             if message.properties["reason"] not in ("too_large", "chunked"):
                 _check_kept(submissions[message.properties["submission"]], message, REJECTED_PROPERTIES)
 
-    def _verify(self, index_dir: Any) -> Report:
+    def _verify(self, index_dir: Path | None) -> Report:
         verifier = Verifier()
         for n in self.partitions:
             for message in self.submitted(n):
@@ -182,7 +183,7 @@ class Logs:
                 if state.mark_delete[:2] >= last[:2] or time.monotonic() > deadline:
                     return state
 
-    def _index_tails(self, partition: int, index_dir: Any, keys: list[str]) -> Iterable[tuple[str, int]]:
+    def _index_tails(self, partition: int, index_dir: Path, keys: list[str]) -> Iterable[tuple[str, int]]:
         directory = index_dir / self.topics.namespace.replace("/", "_") / f"partition-{partition}"
         with VersionIndex.open(directory, identity=self.topics.events_partition(partition)) as index:
             return list(zip(keys, index.tails(keys), strict=True))
