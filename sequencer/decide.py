@@ -94,7 +94,7 @@ class Overlay:
         # long applied: `decide` refuses to let more than that be in flight.
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
-        self._undecided_ids: deque[Mapping[tuple[bytes, str], int]] = deque()
+        self._unapplied_ids: deque[Mapping[tuple[bytes, str], int]] = deque()
         self._in_flight = 0
 
     def decide(self, submissions: Sequence[Submission | Flawed]) -> Decided:
@@ -103,7 +103,7 @@ class Overlay:
         assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
         self._look_up(submissions)
         tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], int]()
-        self._undecided_ids.append(ids)
+        self._unapplied_ids.append(ids)
         outcomes: list[Accepted | Rejected] = []
         sequence = self._next_sequence
         for submission in submissions:
@@ -127,8 +127,8 @@ class Overlay:
 
     def applied(self, decided: Decided) -> None:
         """The oldest batch that was decided is now in the index: its ids are found there."""
-        assert self._undecided_ids[0] is decided.ids, "batches are applied in the order they were decided"
-        self._undecided_ids.popleft()
+        assert self._unapplied_ids[0] is decided.ids, "batches are applied in the order they were decided"
+        self._unapplied_ids.popleft()
         self._in_flight -= len(decided.outcomes)
 
     def _look_up(self, submissions: Sequence[Submission | Flawed]) -> None:
@@ -150,7 +150,7 @@ class Overlay:
             self._old, self._young = young, {key: young[key] for key in keys}
 
     def _accepted_before(self, event_id: bytes, key: str) -> int | None:
-        for ids in reversed(self._undecided_ids):
+        for ids in reversed(self._unapplied_ids):
             version = ids.get((event_id, key))
             if version is not None:
                 return version

@@ -42,6 +42,7 @@ ID_BYTES = bytes.fromhex(ID.replace("-", ""))
         pytest.param(structured(version=3, type="deposit", data="x"), 3, id="unknown-field"),
         pytest.param(b' {"data" : 1 ,\n"version":3,"id":"' + ID.encode() + b'"}\n', 3, id="blanks-and-any-order"),
         pytest.param(structured(data="?").replace(b"?", "\U0001f600".encode()), None, id="beyond-ascii"),
+        pytest.param(structured(version=1)[:-1] + b', "version": 2}', 2, id="of-a-repeated-field-the-last"),
         pytest.param(structured(data="?").replace(b"?", rb"\u00fc\ud83d\ude00"), None, id="escapes"),
     ],
 )
@@ -69,6 +70,7 @@ def nested(depth: int) -> bytes:
         pytest.param(structured(data="D").replace(b'"D"', b"nul"), "JSON object", id="data-is-not-json"),
         pytest.param(structured(data="D").replace(b'"D"', b"NaN"), "JSON object", id="data-is-nan"),
         pytest.param(structured(data="D").replace(b"D", b"\x01"), "JSON object", id="control-character-in-data"),
+        pytest.param(structured(data="\ud83d, half a character"), "JSON object", id="lone-surrogate-in-data"),
         pytest.param(b"null", "Expected `object`", id="null"),
         pytest.param(b"[]", "Expected `object`", id="array"),
         pytest.param(json.dumps(structured().decode()).encode(), "Expected `object`", id="json-in-a-string"),
