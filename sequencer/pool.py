@@ -53,7 +53,7 @@ class TransactionPool:
         self._subscription = subscription
         self._ttl_s = ttl_s
         self._ready: deque[_Ready] = deque()
-        self._in_use: set[TxnId] = set()
+        self._in_use: set[TxnId] = set()  # handed out, or being aborted
         self._refill: asyncio.Task[None] | None = None
 
     async def take(self) -> TxnId:
@@ -109,7 +109,8 @@ class TransactionPool:
     async def _drop_stale(self) -> None:
         """Abort what has reached half its life: used now, it could expire in the middle of its work."""
         too_old_s = asyncio.get_running_loop().time() - self._ttl_s / 2
-        stale = []
         while self._ready and self._ready[0].opened_at_s < too_old_s:
-            stale.append(self._ready.popleft().txn)
-        await asyncio.gather(*(end_transaction(self._coordinator, txn) for txn in stale))
+            txn = self._ready.popleft().txn
+            self._in_use.add(txn)  # to be recorded until it has really ended
+            await end_transaction(self._coordinator, txn)
+            self._in_use.remove(txn)
