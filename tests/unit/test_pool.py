@@ -1,4 +1,4 @@
-"""What the pool promises: recorded first, used afterwards; nothing old; nothing for nobody. Stand-ins for the broker."""
+"""What the pool promises: recorded first, used afterwards; nothing old; nothing for nobody. With stand-ins."""
 
 from __future__ import annotations
 
