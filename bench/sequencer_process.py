@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ READY_WITHIN_S = 60.0
 
 
 class Usage(NamedTuple):
-    """What a process used from its start to its end."""
+    """What a process used, and did, from its start to its end."""
 
     cpu_s: float
     peak_memory_mib: float
+    transactions: int
 
 
 class SequencerProcess:
@@ -48,4 +50,7 @@ class SequencerProcess:
             raise RuntimeError(f"the sequencer ended with {status}: {self._log_file.read_text()[-2000:]}")
         # Linux counts in KiB, macOS in bytes.
         unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
+        said = re.search(r"messages in (\d+) transactions", self._log_file.read_text())
+        if said is None:
+            raise RuntimeError("the sequencer did not say how much it has done")
+        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, int(said[1]))

@@ -134,7 +134,6 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
         office = office._replace(input=await _subscribe(client, partition))
         log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
         await sequence(partition, office, index, end, stop)
-        log.info("%s: stopped", partition)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
@@ -239,8 +238,9 @@ async def sequence(
             commit = group.create_task(_commit(office, overlay, pool, index, flights))
             await stop.wait()
             async with asyncio.timeout(FAREWELL_S):
-                await commit
+                committed = await commit
                 await pool.close()
+            log.info("%s: stopped after %d messages in %d transactions", partition, *committed)
             watch.cancel()
     except* (PulsarError, IndexFailure, SequencerError, OSError) as failures:
         # They fail together; the first tells why. What transactions are open, the next owner will end.
@@ -301,8 +301,12 @@ async def _commit(
     pool: TransactionPool,
     index: VersionIndex,
     flights: asyncio.Queue[Flight | None],
-) -> None:
-    """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last."""
+) -> tuple[int, int]:
+    """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last.
+
+    Returns: how many submitted messages were judged, in how many transactions.
+    """
+    messages = transactions = 0
     while (flight := await flights.get()) is not None:
         positions = await asyncio.gather(*flight.events)
         await asyncio.gather(*flight.others)
@@ -317,6 +321,9 @@ async def _commit(
                 checkpoint=end.to_bytes(),
             )
         overlay.applied(flight.decided)
+        messages += len(flight.decided.outcomes)
+        transactions += 1
+    return messages, transactions
 
 
 async def _raise_when_lost(office: Office) -> NoReturn:
