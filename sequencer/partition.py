@@ -153,7 +153,9 @@ async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Re
 
 async def acquire(client: PulsarClient, partition: Partition) -> Office:
     """Wait to be the owner, then take over. Raises: see `take_over`."""
-    return await take_over(client, partition, await _elected(client, partition))
+    owner = await _elected(client, partition)
+    log.info("%s: granted, epoch %d", partition, owner.topic_epoch)
+    return await take_over(client, partition, owner)
 
 
 async def take_over(client: PulsarClient, partition: Partition, owner: Producer) -> Office:
@@ -170,11 +172,13 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
     events = await client.producer(partition.events, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
     rejected = await client.producer(partition.rejected, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
     consumer = await _subscribe(client, partition)
+    log.info("%s: predecessor fenced", partition)
     record = await last_record(client, partition.owners)
     if record is not None:
         if record.epoch > owner.topic_epoch:
             raise Superseded(f"{partition}: epoch {record.epoch} has taken over, ours is {owner.topic_epoch}")
         await end_transactions(client, [TxnId(*txn) for txn in record.transactions])
+        log.info("%s: %d transactions of epoch %d ended", partition, len(record.transactions), record.epoch)
     coordinator = await client.coordinator(partition.number % await client.coordinators())
     owner_log = OwnerLog(owner)
     for output in (events, rejected):
