@@ -15,6 +15,7 @@ from sequencer.event import (
     NO_AGGREGATE,
     Accepted,
     Flawed,
+    Forwarded,
     Reason,
     Rejected,
     Submission,
@@ -35,7 +36,7 @@ class Index(Protocol):
 class Decided(NamedTuple):
     """A judged batch: its outcomes in the order of the submissions, and what its commit changes in the index."""
 
-    outcomes: list[Accepted | Rejected]
+    outcomes: list[Accepted | Rejected | Forwarded]
     tails: Mapping[str, int]
     """Aggregate -> new tail, of every aggregate that got an event."""
     ids: Mapping[tuple[bytes, str], int]
@@ -104,7 +105,7 @@ class Overlay:
         self._look_up(submissions)
         tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], int]()
         self._unapplied_ids.append(ids)
-        outcomes: list[Accepted | Rejected] = []
+        outcomes: list[Accepted | Rejected | Forwarded] = []
         sequence = self._next_sequence
         for submission in submissions:
             if isinstance(submission, Flawed):
@@ -156,13 +157,15 @@ class Overlay:
                 return version
         return self._index.accepted_version(event_id, key)
 
-    def _misrouted(self, submission: Submission) -> Rejected | None:
-        """Whether another partition is the aggregate's own.
+    def _misrouted(self, submission: Submission) -> Rejected | Forwarded | None:
+        """What to do with it where another partition is the aggregate's own: forward it, but only once.
 
         Asked only where the aggregate does not exist here: an aggregate that exists was asked at its first event.
         """
         home = canonical_partition(submission.key, self._partitions)
         if home == self._partition:
             return None
+        if not submission.forwarded:
+            return Forwarded(submission, home)
         detail = f"the key belongs to partition {home} of {self._partitions}, it arrived in {self._partition}"
         return Rejected(submission, Reason.MISROUTED, detail, submission.expected)

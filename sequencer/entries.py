@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from sequencer import NeedsOperator
 from sequencer.event import (
     ACCEPTED_PROPERTIES,
+    FORWARDED_FROM,
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
@@ -24,12 +25,14 @@ from sequencer.event import (
     BrokenContract,
     Envelope,
     Flawed,
+    Forwarded,
     Reason,
     Rejected,
     Source,
     Submission,
     accepted_properties,
     binary_envelope,
+    forwarded_property,
     rejected_properties,
     structured_envelope,
     uuid_bytes,
@@ -156,7 +159,10 @@ def _read_message(
     elif type(key) is not str:
         reason, detail = Reason.MALFORMED, "the partition key is not UTF-8"
     elif envelope is not None and len(head) + len(payload) + OUTCOME_BYTES <= limit:
-        return Submission(key, envelope.event_id, id_text, envelope.expected, head, clashing, payload, source, index)
+        forwarded = properties is not None and FORWARDED_FROM in properties
+        return Submission(
+            key, envelope.event_id, id_text, envelope.expected, head, clashing, payload, source, index, forwarded
+        )
     return _fitted(Flawed(reason, detail, id_text, head, clashing, payload, source, index), limit)
 
 
@@ -259,6 +265,12 @@ def rejected_message(rejected: Rejected) -> bytes:
     return _head(submission, REJECTED_PROPERTIES) + rejected_properties(
         rejected, f"{submission.source.position}{submission.batch_index}"
     )
+
+
+def forwarded_message(forwarded: Forwarded) -> bytes:
+    """The serialized SingleMessageMetadata of a message on its way to its own partition: nothing of it changes."""
+    submission = forwarded.submission
+    return submission.head + forwarded_property(f"{submission.source.position}{submission.batch_index}")
 
 
 def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:

@@ -67,6 +67,9 @@ REJECTED_PROPERTIES = frozenset(
 
 OUTCOME_PROPERTIES = ACCEPTED_PROPERTIES | REJECTED_PROPERTIES
 
+FORWARDED_FROM = "forwarded_from"
+"""Property of a forwarded message: the submission that it is a copy of. Its outcome keeps it."""
+
 
 # The values below are made once or more for every event, so they are Structs: those are made in a third of a named
 # tuple's time, and without gc=True the garbage collector need not walk over them; they hold no cycles.
@@ -100,6 +103,8 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
     source: Source
     batch_index: int
     """Position in the submitted batch; -1 where the entry was not a batch."""
+    forwarded: bool = False
+    """Whether it says that it has been forwarded: it is not forwarded again."""
 
 
 class Flawed(msgspec.Struct, frozen=True, gc=False):
@@ -122,6 +127,14 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     submission: Submission
     version: int
     sequence: int
+
+
+class Forwarded(msgspec.Struct, frozen=True, gc=False):
+    """No outcome yet: the submission belongs to another partition, and gets its outcome there."""
+
+    submission: Submission
+    home: int
+    """The partition that its key belongs to."""
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
@@ -261,6 +274,11 @@ def accepted_properties(id_text: str, version: int, sequence: int, submission: s
         f"\n{chr(12 + ns)}\n\x08sequence\x12{chr(ns)}{s}"
         f"\n{chr(14 + nm)}\n\nsubmission\x12{chr(nm)}{submission}"
     ).encode("ascii")
+
+
+def forwarded_property(submission: str) -> bytes:
+    """The property of a forwarded message, serialized as a field of SingleMessageMetadata."""
+    return _property(FORWARDED_FROM, submission)
 
 
 def rejected_properties(rejected: Rejected, submission: str) -> bytes:

@@ -24,7 +24,8 @@ from typing import NamedTuple, NoReturn, TypeVar
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
 from sequencer.entries import accepted_message, pack, read_entry, rejected_message
-from sequencer.event import Accepted, Rejected
+from sequencer.event import Accepted, Forwarded, Rejected
+from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.pool import TransactionPool
@@ -109,6 +110,7 @@ class Flight(NamedTuple):
     decided: Decided
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
+    forwarded: int
 
 
 async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop: asyncio.Event) -> None:
@@ -133,7 +135,7 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
         await office.input.close()
         office = office._replace(input=await _subscribe(client, partition))
         log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
-        await sequence(partition, office, index, end, stop)
+        await sequence(client, partition, office, index, end, stop)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
@@ -219,7 +221,12 @@ async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:
 
 
 async def sequence(
-    partition: Partition, office: Office, index: VersionIndex, end: Checkpoint, stop: asyncio.Event
+    client: PulsarClient,
+    partition: Partition,
+    office: Office,
+    index: VersionIndex,
+    end: Checkpoint,
+    stop: asyncio.Event,
 ) -> None:
     """Judge what arrives and commit it, until `stop` is set or anything is lost.
 
@@ -234,17 +241,18 @@ async def sequence(
         input_topic=partition.submitted,
         subscription=SUBSCRIPTION,
     )
+    forwarder = Forwarder(client, partition.topics)
     flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
     try:
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(_raise_when_lost(office))
-            group.create_task(_produce(partition, office, overlay, pool, flights, stop))
+            group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
             commit = group.create_task(_commit(office, overlay, pool, index, flights))
             await stop.wait()
             async with asyncio.timeout(FAREWELL_S):
                 committed = await commit
                 await pool.close()
-            log.info("%s: stopped after %d messages in %d transactions", partition, *committed)
+            log.info("%s: stopped after %d messages in %d transactions, %d forwarded", partition, *committed)
             watch.cancel()
     except* (PulsarError, IndexFailure, SequencerError, OSError) as failures:
         # They fail together; the first tells why. What transactions are open, the next owner will end.
@@ -258,6 +266,7 @@ async def _produce(
     office: Office,
     overlay: Overlay,
     pool: TransactionPool,
+    forwarder: Forwarder,
     flights: asyncio.Queue[Flight | None],
     stop: asyncio.Event,
 ) -> None:
@@ -276,12 +285,15 @@ async def _produce(
         events = [office.events.send(*output, txn=txn) for output in pack(accepted, limit)]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
+        forwarded = [o for o in decided.outcomes if type(o) is Forwarded]
+        if forwarded:
+            others.extend(await forwarder.send(forwarded, limit))
         if rejected:
             # Registered on first use: most transactions have nothing to reject.
             await office.coordinator.add_partitions(txn, [partition.rejected])
             others.extend(office.rejected.send(*output, txn=txn) for output in pack(rejected, limit))
         await office.events.drain()
-        await flights.put(Flight(txn, decided, events, others))
+        await flights.put(Flight(txn, decided, events, others, len(forwarded)))
     await flights.put(None)
 
 
@@ -305,12 +317,12 @@ async def _commit(
     pool: TransactionPool,
     index: VersionIndex,
     flights: asyncio.Queue[Flight | None],
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last.
 
-    Returns: how many submitted messages were judged, in how many transactions.
+    Returns: how many submitted messages were judged, in how many transactions, and how many of them forwarded.
     """
-    messages = transactions = 0
+    messages = transactions = forwarded = 0
     while (flight := await flights.get()) is not None:
         positions = await asyncio.gather(*flight.events)
         await asyncio.gather(*flight.others)
@@ -327,7 +339,8 @@ async def _commit(
         overlay.applied(flight.decided)
         messages += len(flight.decided.outcomes)
         transactions += 1
-    return messages, transactions
+        forwarded += flight.forwarded
+    return messages, transactions, forwarded
 
 
 async def _raise_when_lost(office: Office) -> NoReturn:

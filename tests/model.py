@@ -66,6 +66,9 @@ class Refused(ValueError):
     """Why a message breaks the contract."""
 
 
+FORWARDED_FROM = "forwarded_from"
+
+
 def home(key: str, partitions: int) -> int:
     """The partition of an aggregate: Java's String.hashCode, as its definition says it."""
     units = memoryview(key.encode("utf-16-be")).cast("B")
@@ -138,11 +141,13 @@ class _Judge:
         self._sequence = 0
 
     def outcomes(self, message: Message) -> list[Outcome]:
-        """One for each stored message that this one was put together from."""
+        """One for each stored message that this one was put together from; none for what is forwarded."""
         try:
             event_id, expected = envelope(message)
         except Refused as refused:
             return [Outcome(str(message_id), str(refused)) for message_id in message.stored]
+        if home(message.key, self._partitions) != self._partition and FORWARDED_FROM not in message.properties:
+            return []  # it is forwarded, and its copy has the outcome
         return [self._judge(str(message.message_id), message.key, event_id, expected)]
 
     def _judge(self, submission: str, key: str, event_id: UUID, expected: int | None) -> Outcome:

@@ -19,7 +19,7 @@ from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageIdData
 from sequencer.verify import UNREADABLE, Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
 from state.index import VersionIndex
-from tests.model import Message, Outcome, Refused, envelope, predict
+from tests.model import FORWARDED_FROM, Message, Outcome, Refused, envelope, home, predict
 
 READ_LIMIT_MS = 20_000  # for one message that is known to be there
 POLL_MS = 20  # how long to wait on one reader before looking at the next
@@ -117,8 +117,30 @@ class Logs:
             assert time.monotonic() < deadline, f"after {within_s} s {self._missing(count)}"
 
     def await_all(self, within_s: float, alive: Callable[[], None]) -> None:
-        """Return when every submission that was read has an outcome, as far as numbers tell."""
+        """Return when every submission that was read has an outcome, as far as numbers tell.
+
+        What is forwarded has its outcome where its copy arrives, so the copies are awaited, and read, first.
+        """
+        deadline = time.monotonic() + within_s
+        while missing := self.forwarded() - self.copied():
+            self.read_submitted()
+            alive()
+            assert time.monotonic() < deadline, f"after {within_s} s {len(missing)} messages have not been forwarded"
         self.await_outcomes(sum(len(self.predicted(n)) for n in self.partitions), within_s, alive)
+
+    def forwarded(self) -> set[str]:
+        """The submissions that were read and arrived in a partition other than their key's."""
+        return {
+            str(message.message_id)
+            for n in self.partitions
+            for message in self.submitted(n)
+            if _is_forwarded(message, n, len(self.partitions))
+        }
+
+    def copied(self) -> set[str]:
+        """The submissions of which a forwarded copy was read."""
+        copies = (message.properties.get(FORWARDED_FROM) for n in self.partitions for message in self.submitted(n))
+        return {original for original in copies if original is not None}
 
     def read_outcomes(self) -> None:
         """Read both outputs to their ends: what comes after the outcomes that were waited for shows here."""
@@ -133,6 +155,7 @@ class Logs:
         self.read_outcomes()
         for n in self.partitions:
             self._check_outcomes(n)
+        self._check_copies()
         report = self._verify(index_dir)
         assert report.ok, str(report)
         assert report.pending == report.before_retention == 0
@@ -154,6 +177,13 @@ class Logs:
         for message in rejected:
             if message.properties["reason"] not in ("too_large", "chunked"):
                 _check_kept(submissions[message.properties["submission"]], message, REJECTED_PROPERTIES)
+
+    def _check_copies(self) -> None:
+        originals = {str(message.message_id): message for n in self.partitions for message in self.submitted(n)}
+        for n in self.partitions:
+            for message in self.submitted(n):
+                if original := message.properties.get(FORWARDED_FROM):
+                    _check_kept(originals[original], message, {FORWARDED_FROM})
 
     def _verify(self, index_dir: Path | None) -> Report:
         verifier = Verifier()
@@ -214,6 +244,14 @@ async def _ends(service_url: str, topics: Sequence[str]) -> list[MessageId]:
             ends.append(await reader.last_message_id())
             await reader.close()
     return ends
+
+
+def _is_forwarded(message: Message, partition: int, partitions: int) -> bool:
+    try:
+        envelope(message)
+    except Refused:
+        return False
+    return home(message.key, partitions) != partition and FORWARDED_FROM not in message.properties
 
 
 def _place(message: Message) -> tuple[int, int, int]:

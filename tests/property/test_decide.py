@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sequencer.decide import Decided, Overlay
-from sequencer.event import Accepted, Flawed, Reason, Rejected, Source, Submission
+from sequencer.event import Accepted, Flawed, Forwarded, Reason, Rejected, Source, Submission
 from state.index import VersionIndex
 
 CACHE_AGGREGATES = 12
@@ -43,7 +43,8 @@ def submissions(draw: st.DrawFn) -> Submission | Flawed:
     # Often the same few keys, for conflicts and duplicates; as often any key, so that others are forgotten.
     key = draw(st.sampled_from(KEYS[:2]) | st.sampled_from(KEYS))
     expected = draw(st.none() | st.integers(-1, 6))
-    return Submission(key, draw(st.sampled_from(IDS)), "", expected, b"", None, b"{}", SOURCE, 0)
+    event_id, forwarded = draw(st.sampled_from(IDS)), draw(st.booleans())
+    return Submission(key, event_id, "", expected, b"", None, b"{}", SOURCE, 0, forwarded)
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Model:
         key, event_id, expected = submitted.key, submitted.event_id, submitted.expected
         current = self.tails.get(key, -1)
         if key in MISROUTED:
-            return (Reason.MISROUTED, None, None)
+            return (Reason.MISROUTED, None, None) if submitted.forwarded else ("forwarded", 1 - HOME)
         if expected != current and (key, event_id) in self.ids:
             return (Reason.DUPLICATE, current, self.ids[key, event_id])
         if expected not in (None, current):
@@ -70,8 +71,10 @@ class Model:
         return ("accepted", current + 1, self.sequence - 1)
 
 
-def seen(outcome: Accepted | Rejected) -> tuple[object, ...]:
+def seen(outcome: Accepted | Rejected | Forwarded) -> tuple[object, ...]:
     match outcome:
+        case Forwarded(home=home):
+            return ("forwarded", home)
         case Accepted(version=version, sequence=sequence):
             return ("accepted", version, sequence)
         case Rejected(submission=Flawed(), reason=reason):

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sequencer.decide import Decided, Overlay
-from sequencer.event import Accepted, Flawed, Reason, Rejected, Source, Submission
+from sequencer.event import Accepted, Flawed, Forwarded, Reason, Rejected, Source, Submission
 from state.index import IndexLimits, VersionIndex
 
 SOURCE = Source("7:3:0:", 0, b"", None)
@@ -55,9 +56,11 @@ def overlay_of(index: VersionIndex | Memory, *, next_sequence: int = 0, cache_ag
     return Overlay(index, partition=0, partitions=1, next_sequence=next_sequence, cache_aggregates=cache_aggregates)
 
 
-def short(outcome: Accepted | Rejected) -> str:
+def short(outcome: Accepted | Rejected | Forwarded) -> str:
     """`accepted 4`, `duplicate 2`, `wrong_expected_version`, ..."""
     match outcome:
+        case Forwarded(home=home):
+            return f"forwarded {home}"
         case Accepted(version=version):
             return f"accepted {version}"
         case Rejected(reason=Reason.DUPLICATE, accepted=version):
@@ -301,9 +304,20 @@ def test_what_is_long_applied_is_forgotten() -> None:
 HERE, ELSEWHERE = "\u03a9mega", "account-1"
 
 
-def test_a_misrouted_aggregate_is_rejected() -> None:
+def test_a_misrouted_aggregate_is_forwarded() -> None:
     overlay = Overlay(Memory(), partition=0, partitions=3, next_sequence=5)
-    decided = overlay.decide([submit(ELSEWHERE, "1", -1), submit(HERE, "1", -1), submit(ELSEWHERE, "2"), flaw()])
+    stray = submit(ELSEWHERE, "1", -1)
+    decided = overlay.decide([stray, submit(HERE, "1", -1)])
+    assert decided.outcomes[0] == Forwarded(stray, 1)
+    assert short(decided.outcomes[1]) == "accepted 0"
+    assert decided.tails == {HERE: 0}
+    assert decided.next_sequence == 6
+
+
+def test_a_misrouted_aggregate_is_not_forwarded_twice() -> None:
+    overlay = Overlay(Memory(), partition=0, partitions=3, next_sequence=5)
+    stray = replace(submit(ELSEWHERE, "1", -1), forwarded=True)
+    decided = overlay.decide([stray, submit(HERE, "1", -1), replace(stray, expected=None), flaw()])
     assert [short(outcome) for outcome in decided.outcomes] == ["misrouted", "accepted 0", "misrouted", "malformed"]
     lost = decided.outcomes[0]
     assert isinstance(lost, Rejected)

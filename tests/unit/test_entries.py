@@ -18,6 +18,7 @@ from sequencer.entries import (
     Output,
     StoredEvent,
     accepted_message,
+    forwarded_message,
     pack,
     read_entry,
     read_events,
@@ -30,6 +31,7 @@ from sequencer.event import (
     OUTCOME_BYTES,
     Accepted,
     Flawed,
+    Forwarded,
     Reason,
     Rejected,
     Source,
@@ -550,6 +552,22 @@ def test_a_rejected_event_replaces_its_own_properties_and_keeps_others(batched: 
         "reason": "duplicate", "detail": "why", "submission": "7:3:0:0" if batched else "7:3:0:-1",
         "sequence": "publishers-sequence",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_forwarded_message_stays_as_it_was_but_for_where_it_comes_from(batched: bool) -> None:
+    properties = [*MINE.items(), ("a", "1")]
+    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
+    original = submission(entry)
+    copy = batch([(forwarded_message(Forwarded(original, 1)), original.payload)])
+    assert not original.forwarded
+    read = submission(copy)
+    assert read.forwarded
+    assert (read.key, read.event_id, read.expected, read.payload) == (
+        original.key, original.event_id, original.expected, original.payload,
+    )  # fmt: skip
+    assert properties_of(read.head) == dict(properties) | {"forwarded_from": "7:3:0:0" if batched else "7:3:0:-1"}
+    assert properties_of(accepted_message(Accepted(read, 0, 0)))["forwarded_from"].startswith("7:3:0:")
 
 
 def test_a_property_that_an_outcome_lacks_does_not_stay_from_the_publisher() -> None:
