@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -14,6 +15,11 @@ from sequencer.broker import EmbeddedBroker
 
 ADMIN_LIMIT_S = 30.0
 _numbers = itertools.count(1)
+
+# A shell ignores SIGINT for what it starts in the background, and so would every process that a test starts and means
+# to interrupt. With a handler here they begin with the signal's default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
