@@ -106,9 +106,9 @@ class Workload:
     It goes on where it stopped, so that several publishers can send one after another.
     """
 
-    def __init__(self, seed: int, *, aggregates: int, conflicts: float) -> None:
+    def __init__(self, seed: int, *, aggregates: int, conflicts: float, prefix: str = "account-") -> None:
         self._random = random.Random(seed)
-        self._keys = [f"account-{number}" for number in range(aggregates)]
+        self._keys = [f"{prefix}{number}" for number in range(aggregates)]
         self._conflicts = conflicts
         self._sent: dict[str, list[tuple[UUID, int | None]]] = {key: [] for key in self._keys}  # what will be accepted
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from sequencer.broker import EmbeddedBroker
@@ -52,7 +53,10 @@ class SequencerProcess:
         *,
         partitions: str | None = None,
         workers: int = 1,
+        module: str = "sequencer",
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """Start it. `module` is what Python runs, `environment` overrides what it inherits."""
         options = [] if partitions is None else ["--partitions", partitions]
         self._lines: list[str] = []
         self._changed = threading.Condition()
@@ -61,7 +65,7 @@ class SequencerProcess:
             [
                 sys.executable,
                 "-m",
-                "sequencer",
+                module,
                 "run",
                 "--index-dir",
                 str(index_dir),
@@ -69,7 +73,7 @@ class SequencerProcess:
                 str(workers),
                 *options,
             ],
-            env=_environment(broker, namespace),
+            env=_environment(broker, namespace) | dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -112,6 +116,11 @@ class SequencerProcess:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it still runs {STOPPED_WITHIN_S} s after SIGTERM\n{self.log()}") from None
         assert code == 0, f"exit code {code}\n{self.log()}"
+
+    def lines(self) -> list[str]:
+        """Its log so far."""
+        with self._changed:
+            return list(self._lines)
 
     def log(self) -> str:
         """The end of its log."""
