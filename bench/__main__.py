@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from bench import throughput
+from bench import recovery, restart, takeover, throughput
+from bench.numbered import Numbered
+from bench.report import hand_over, progress_bar, spreads
 from bench.workload import Workload
+
+BATCHES_PER_S = 200
+"""Of the open-loop load: a publisher that sends every 5 ms what has come up since."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +27,16 @@ def bench() -> None:
     """
 
 
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every benchmark has."""
+    for option in (
+        click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there too."),
+        click.option("--full-compiler", is_flag=True, help="Run the broker with Java's optimizing compiler."),
+    ):
+        command = option(command)
+    return command
+
+
 @bench.command("throughput")
 @click.option("--events", type=click.IntRange(1_000), default=600_000, show_default=True)
 @click.option("--event-bytes", type=click.IntRange(100, 1_000_000), default=160, show_default=True, help="Payload.")
@@ -33,9 +44,16 @@ def bench() -> None:
 @click.option("--conflicts", type=click.IntRange(0, 100), default=0, show_default=True, help="Per cent.")
 @click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Events per entry.")
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="After one that warms up.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there too.")
+@_common
 def throughput_command(
-    events: int, event_bytes: int, aggregates: int, conflicts: int, batch: int, runs: int, json_file: Path | None
+    events: int,
+    event_bytes: int,
+    aggregates: int,
+    conflicts: int,
+    batch: int,
+    runs: int,
+    full_compiler: bool,
+    json_file: Path | None,
 ) -> None:
     """Events per second of one sequencer process over one partition, from ready to the last commit.
 
@@ -43,27 +61,75 @@ def throughput_command(
     Example:  python -m bench throughput --events 1000000 --conflicts 5
     """
     workload = Workload(events, event_bytes, aggregates, conflicts, batch)
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, _progress() as progress:
-        measured = throughput.measure(workload, runs=runs, directory=Path(directory), progress=progress)
-    figures = throughput.summary(measured)
-    table = Table("figure", "median", "min", "max", title=f"throughput, {runs} runs of {events:,} events")
-    for name, column in figures.items():
-        table.add_row(name, *(f"{column[kind]:,}" for kind in ("median", "min", "max")))
-    Console().print(table)
-    report = {"benchmark": "throughput", "machine": _machine(), "workload": asdict(workload), "figures": figures}
-    text = json.dumps(report, indent=2)
-    click.echo(text)
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(text + "\n")
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
+        measured = throughput.measure(
+            workload, runs=runs, directory=Path(directory), progress=progress, full_compiler=full_compiler
+        )
+    title = f"throughput, {runs} runs of {events:,} events"
+    hand_over("throughput", title, asdict(workload), throughput.summary(measured), json_file)
 
 
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True)
+@bench.command("takeover")
+@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--rate", type=click.IntRange(BATCHES_PER_S, 80_000), default=20_000, show_default=True, help="Events/s.")
+@click.option("--freeze", is_flag=True, help="SIGSTOP instead of kill -9.")
+@click.option("--keep-alive", type=click.IntRange(1), default=30, show_default=True, help="Of the broker, seconds.")
+@_common
+def takeover_command(
+    rounds: int, rate: int, freeze: bool, keep_alive: int, full_compiler: bool, json_file: Path | None
+) -> None:
+    """From the death of a loaded owner to the first commit of the standby that was waiting for it.
+
+    \b
+    Example:  python -m bench takeover --rounds 5 --freeze --keep-alive 3
+    """
+    plan = takeover.Plan(rounds, rate, freeze, keep_alive, _numbered(rate))
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
+        measured = takeover.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    title = f"takeover after {'SIGSTOP' if freeze else 'kill -9'}, {rounds} rounds at {rate:,} events/s"
+    hand_over("takeover", title, asdict(plan), spreads(measured), json_file)
 
 
-def _machine() -> dict[str, str]:
-    return {"python": platform.python_version(), "system": platform.platform(), "processor": platform.machine()}
+@bench.command("restart")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--rate", type=click.IntRange(BATCHES_PER_S, 80_000), default=20_000, show_default=True, help="Events/s.")
+@_common
+def restart_command(rounds: int, rate: int, full_compiler: bool, json_file: Path | None) -> None:
+    """The broker is killed under load and started again: from there to the first commit, and nothing is lost.
+
+    \b
+    Example:  python -m bench restart --rounds 3
+    """
+    plan = restart.Plan(rounds, rate, _numbered(rate))
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
+        measured = restart.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    title = f"broker killed and restarted, {rounds} rounds at {rate:,} events/s"
+    hand_over("restart", title, asdict(plan), spreads(measured), json_file)
+
+
+@bench.command("recovery")
+@click.option("--events", type=click.IntRange(1_000), default=5_000_000, show_default=True)
+@click.option("--aggregates", type=click.IntRange(1), default=500_000, show_default=True)
+@click.option("--window", type=click.IntRange(1, 100), default=10, show_default=True, help="Events in it, per cent.")
+@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
+@_common
+def recovery_command(
+    events: int, aggregates: int, window: int, runs: int, full_compiler: bool, json_file: Path | None
+) -> None:
+    """From the start of a sequencer to its first look at the input, with an empty index and with a warm one.
+
+    \b
+    Example:  python -m bench recovery --events 500000 --aggregates 50000
+    """
+    plan = recovery.Plan(events, aggregates, window, runs)
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
+        measured = recovery.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    title = f"recovery, {runs} runs over {events:,} events of {aggregates:,} aggregates"
+    hand_over("recovery", title, asdict(plan), spreads(measured), json_file)
+
+
+def _numbered(rate: int) -> Numbered:
+    return Numbered(aggregates=100_000, event_bytes=160, batch_events=rate // BATCHES_PER_S)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real `sequencer run` to be measured: started, awaited, and asked for what it used."""
+"""A real `sequencer run` to be measured: started, awaited, killed, stopped, and asked for what it used and logged."""
 
 from __future__ import annotations
 
@@ -8,49 +8,107 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from sequencer.broker import EmbeddedBroker
+
 READY_WITHIN_S = 60.0
+LOOK_EVERY_S = 0.005
+SEQUENCING = r": sequencing, epoch"
+STANDING_BY = r"standing by"
+
+_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (.*)")
 
 
 class Usage(NamedTuple):
-    """What a process used, and did, from its start to its end."""
+    """What a process used from its start to its end, and the transactions that it committed."""
 
     cpu_s: float
     peak_memory_mib: float
     transactions: int
 
 
+class LogLine(NamedTuple):
+    """A line of its log, and the time that stands on it: Unix time, to the millisecond."""
+
+    at_s: float
+    text: str
+
+
 class SequencerProcess:
-    """`sequencer run` on one namespace; ready when it sequences.
+    """`sequencer run` on one namespace as a child process. It starts at once; `await_line` tells when it is ready."""
 
-    Raises:
-        RuntimeError: it ended, or was not ready in time.
-    """
-
-    def __init__(self, service_url: str, namespace: str, index_dir: Path, log_file: Path) -> None:
+    def __init__(self, broker: EmbeddedBroker, namespace: str, index_dir: Path, log_file: Path) -> None:
         command = [sys.executable, "-m", "sequencer", "run", "--index-dir", str(index_dir)]
-        command += ["--service-url", service_url, "--namespace", namespace]
+        command += ["--service-url", broker.service_url, "--namespace", namespace]
+        self.index_dir = index_dir
         self._log_file = log_file
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(command, stderr=log)
-        deadline_s = time.monotonic() + READY_WITHIN_S
-        while b": sequencing, epoch" not in log_file.read_bytes():
+
+    def await_line(self, pattern: str, *, since_s: float = 0.0, within_s: float = READY_WITHIN_S) -> LogLine:
+        """The first line that matches and is not older than `since_s` (Unix time), as soon as it is there.
+
+        Raises:
+            RuntimeError: it ended, or the line did not come in time.
+        """
+        deadline_s = time.monotonic() + within_s
+        while True:
+            for line in self.lines():
+                if line.at_s >= since_s and re.search(pattern, line.text):
+                    return line
             if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self._process.kill()
-                raise RuntimeError(f"the sequencer did not start: {log_file.read_text()[-2000:]}")
-            time.sleep(0.005)
+                raise RuntimeError(f"the sequencer did not log {pattern!r}: {self._last_words()}")
+            time.sleep(LOOK_EVERY_S)
+
+    def lines(self) -> list[LogLine]:
+        """Everything that it has logged."""
+        found = map(_LINE.match, self._log_file.read_text().splitlines())
+        return [
+            LogLine(datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), match[2])
+            for match in found
+            if match is not None
+        ]
+
+    def kill(self) -> None:
+        """kill -9. Returns as soon as the signal is sent."""
+        self._process.kill()
+
+    def suspend(self) -> None:
+        """SIGSTOP: frozen, with all its connections open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Return when it is gone."""
+        self._process.wait()
 
     def stop(self) -> Usage:
-        """End it cleanly."""
+        """End it cleanly.
+
+        Raises:
+            RuntimeError: it ended in another way.
+        """
         self._process.send_signal(signal.SIGTERM)
         _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
         if status != 0:
-            raise RuntimeError(f"the sequencer ended with {status}: {self._log_file.read_text()[-2000:]}")
+            raise RuntimeError(f"the sequencer ended with {status}: {self._last_words()}")
         # Linux counts in KiB, macOS in bytes.
         unit = 1024 * 1024 if sys.platform == "darwin" else 1024
         said = re.search(r"messages in (\d+) transactions", self._log_file.read_text())
-        if said is None:
-            raise RuntimeError("the sequencer did not say how much it has done")
-        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, int(said[1]))
+        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, int(said[1]) if said else 0)
+
+    def end(self) -> None:
+        """Kill it if it still runs, whatever state it is in."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        return self._log_file.read_text()[-2000:]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
-from bench.sequencer_process import SequencerProcess, Usage
+from bench.report import Spread, spreads
+from bench.sequencer_process import SEQUENCING, SequencerProcess, Usage
 from bench.workload import Workload, load
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
@@ -42,11 +42,12 @@ class Run(NamedTuple):
         }
 
 
-def measure(workload: Workload, *, runs: int, directory: Path, progress: Progress) -> list[Run]:
+def measure(workload: Workload, *, runs: int, directory: Path, progress: Progress, full_compiler: bool) -> list[Run]:
     """Every run on topics of its own, on one broker."""
     task = progress.add_task("throughput", total=runs + 1)
     results = []
-    with EmbeddedBroker(directory / "broker") as broker, Admin(broker.admin_url) as admin:
+    broker = EmbeddedBroker(directory / "broker", full_compiler=full_compiler)
+    with broker, Admin(broker.admin_url) as admin:
         for number in range(runs + 1):
             topics = Topics(f"public/bench-{number}")
             admin.put(f"v2/namespaces/{topics.namespace}", {})
@@ -63,9 +64,8 @@ async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: W
         producer = await client.producer(topics.submitted_partition(0))
         await load(producer, workload)
         await producer.close()
-        sequencer = SequencerProcess(
-            broker.service_url, topics.namespace, directory / "index", directory / "sequencer.log"
-        )
+        sequencer = SequencerProcess(broker, topics.namespace, directory / "index", directory / "sequencer.log")
+        sequencer.await_line(SEQUENCING)
         began_s = time.perf_counter()
         await _committed(client, topics.events_partition(0), workload.events - workload.conflicts)
         seconds = time.perf_counter() - began_s
@@ -98,14 +98,6 @@ async def _sequence_at(client: PulsarClient, topic: str, position: MessageId) ->
         await reader.close()
 
 
-def summary(runs: list[Run]) -> dict[str, dict[str, float]]:
-    """Median, minimum and maximum of every figure."""
-    columns = [run.figures() for run in runs]
-    return {
-        name: {
-            "median": statistics.median(column[name] for column in columns),
-            "min": min(column[name] for column in columns),
-            "max": max(column[name] for column in columns),
-        }
-        for name in columns[0]
-    }
+def summary(runs: list[Run]) -> dict[str, Spread]:
+    """Every figure over all runs."""
+    return spreads([run.figures() for run in runs])

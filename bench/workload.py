@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sequencer.entries import Output
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.client import Producer
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
@@ -42,8 +43,8 @@ class Workload:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
-    def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
-        """Metadata, payload and message count of each submitted entry, as `Producer.send` takes them."""
+    def batches(self) -> Iterator[Output]:
+        """Every submitted entry, as `Producer.send` takes it."""
         tails = [-1] * self.aggregates
         parts: list[tuple[bytes, bytes]] = []
         for number in range(self.events):
@@ -55,10 +56,10 @@ class Workload:
                 tails[aggregate] += 1
             parts.append(self._message(f"aggregate-{aggregate}", expected))
             if len(parts) == self.batch_messages:
-                yield _batch(parts)
+                yield batch(parts)
                 parts = []
         if parts:
-            yield _batch(parts)
+            yield batch(parts)
 
     def _message(self, key: str, expected: int) -> tuple[bytes, bytes]:
         head = f'{{"id":"{uuid.uuid4()}","version":{expected},"data":{{"note":"'
@@ -67,17 +68,18 @@ class Workload:
         return single.SerializeToString(), payload
 
 
-def _batch(parts: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int]:
+def batch(parts: list[tuple[bytes, bytes]]) -> Output:
+    """One entry of so many messages, each its serialized SingleMessageMetadata and its payload."""
     payload = join_batch(parts)
     metadata = MessageMetadata(num_messages_in_batch=len(parts), uncompressed_size=len(payload))
-    return metadata.SerializePartialToString(), payload, len(parts)
+    return Output(metadata.SerializePartialToString(), payload, len(parts))
 
 
 async def load(producer: Producer, workload: Workload) -> None:
     """Store the whole workload, with a bounded number of entries in flight."""
     pending: deque[asyncio.Future[Any]] = deque()
-    for metadata, payload, count in workload.batches():
-        pending.append(producer.send(metadata, payload, num_messages=count))
+    for output in workload.batches():
+        pending.append(producer.send(*output))
         if len(pending) >= SENDS_IN_FLIGHT:
             await pending.popleft()
     await asyncio.gather(*pending)

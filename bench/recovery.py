@@ -1,0 +1,100 @@
+"""Recovery: a sequencer starts over a partition full of events. How long until it looks at its input?
+
+Three ways: with an empty index and an `events` that has not been compacted, so that everything is read; with the index
+that it has built then (warm); with an empty index from the compacted view. The two empty ones fill the id window too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from bench.fill import Filling, fill
+from bench.sequencer_process import SEQUENCING, SequencerProcess
+from bench.setting import make_topics
+from sequencer.admin import Admin
+from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
+
+READY_WITHIN_S = 900.0
+COMPACTED_WITHIN_S = 900.0
+ASK_AGAIN_S = 0.2
+BROKER_MEMORY = "2g"
+"""The broker's compaction holds every key with its newest position in memory."""
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    events: int
+    aggregates: int
+    window_percent: int
+    """Events that are younger than the id window."""
+    runs: int
+
+
+def measure(plan: Plan, *, directory: Path, progress: Progress, full_compiler: bool) -> list[Figures]:
+    """The figures of every run, in seconds since the process was started."""
+    task = progress.add_task("recovery", total=3 * plan.runs + 2)
+    runs: list[Figures] = [{} for _ in range(plan.runs)]
+    broker = EmbeddedBroker(directory / "broker", memory=BROKER_MEMORY, full_compiler=full_compiler)
+    with broker, Admin(broker.admin_url) as admin:
+        topics = make_topics(broker, admin)
+        filling = Filling(plan.events, plan.aggregates, plan.window_percent)
+        asyncio.run(fill(broker.service_url, topics.events_partition(0), filling))
+        progress.advance(task)
+        for number, run in enumerate(runs):
+            for kind in ("everything", "warm"):
+                run |= _recover(broker, topics, directory / f"full-{number}", kind)
+                progress.advance(task)
+        runs[0]["compaction_s"] = compact(admin, topics.events_partition(0))
+        progress.advance(task)
+        for number, run in enumerate(runs):
+            run |= _recover(broker, topics, directory / f"compacted-{number}", "compacted")
+            progress.advance(task)
+    return runs
+
+
+def _recover(broker: EmbeddedBroker, topics: Topics, index_dir: Path, kind: str) -> Figures:
+    """One start and one clean stop."""
+    began_s = time.time()
+    process = SequencerProcess(broker, topics.namespace, index_dir, index_dir.with_suffix(f".{kind}.log"))
+    try:
+        ready = process.await_line(SEQUENCING, within_s=READY_WITHIN_S)
+        usage = process.stop()
+    finally:
+        process.end()
+    return {
+        f"{kind}_s": round(ready.at_s - began_s, 3),
+        f"{kind}_peak_memory_mib": round(usage.peak_memory_mib, 1),
+    }
+
+
+def compact(admin: Admin, topic: str) -> float:
+    """Have a topic compacted and return how many seconds that took.
+
+    Raises:
+        RuntimeError: the broker failed to, or took more than COMPACTED_WITHIN_S.
+    """
+    path = f"v2/persistent/{topic.removeprefix('persistent://')}/compaction"
+    began_s = time.monotonic()
+    admin.put(path)
+    while (answer := _status(admin, path)) == "RUNNING":
+        if time.monotonic() - began_s > COMPACTED_WITHIN_S:
+            raise RuntimeError(f"{topic} was not compacted within {COMPACTED_WITHIN_S:.0f} s")
+        time.sleep(ASK_AGAIN_S)
+    if answer != "SUCCESS":
+        raise RuntimeError(f"{topic} was not compacted: {answer}")
+    return round(time.monotonic() - began_s, 3)
+
+
+def _status(admin: Admin, path: str) -> Any:
+    return admin.get(path)["status"]

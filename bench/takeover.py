@@ -1,0 +1,145 @@
+"""Takeover: a loaded owner is killed or frozen, and a standby commits in its place. How long was nothing committed?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from rich.progress import Progress
+
+from bench.numbered import Numbered
+from bench.sequencer_process import SEQUENCING, STANDING_BY, LogLine, SequencerProcess
+from bench.setting import make_topics
+from bench.watch import STUCK_AFTER_S, Sighting, Watch, level, watched_load
+from sequencer.admin import Admin
+from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
+
+UNDISTURBED_S = (0.3, 0.8)
+"""How long it then goes on before it is struck: at random, so that every moment of its work is hit."""
+
+STEPS = {
+    "granted_ms": r": granted, epoch",
+    "fenced_ms": r": predecessor fenced",
+    "ended_ms": r"transactions of epoch \d+ ended",
+    "index_level_ms": r": index level at",
+    "sequencing_ms": SEQUENCING,
+}
+"""What a standby logs on its way to its first commit."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    rounds: int
+    rate: int
+    """Events per second that are submitted all the time."""
+    freeze: bool
+    """SIGSTOP instead of kill -9."""
+    keep_alive_s: int
+    """The broker's keepAliveIntervalSeconds: it closes a connection that was silent for one to two of them."""
+    numbered: Numbered
+
+
+def measure(plan: Plan, *, directory: Path, progress: Progress, full_compiler: bool) -> list[dict[str, float]]:
+    """The figures of every round, in milliseconds since the signal was sent.
+
+    Raises:
+        RuntimeError: something was lost, doubled or rejected, or nothing happened for STUCK_AFTER_S.
+    """
+    broker = EmbeddedBroker(
+        directory / "broker",
+        full_compiler=full_compiler,
+        extra_settings={"keepAliveIntervalSeconds": str(plan.keep_alive_s)},
+    )
+    with broker, Admin(broker.admin_url) as admin:
+        topics = make_topics(broker, admin)
+        with Pair(broker, topics, directory) as pair:
+            return asyncio.run(_measure(plan, broker, topics, pair, progress))
+
+
+class Pair:
+    """An owner and its standby, each with an index of its own, as on two machines."""
+
+    def __init__(self, broker: EmbeddedBroker, topics: Topics, directory: Path) -> None:
+        self._broker, self._topics, self._directory = broker, topics, directory
+        self._numbers = itertools.count()
+        self._all: list[SequencerProcess] = []
+        self.owner = self.start(directory / "index-a")
+        self.owner.await_line(SEQUENCING)
+        self.standby = self.start(directory / "index-b")
+        self.standby.await_line(STANDING_BY)
+
+    def start(self, index_dir: Path) -> SequencerProcess:
+        """One more process. Returns at once."""
+        log_file = self._directory / f"sequencer-{next(self._numbers)}.log"
+        process = SequencerProcess(self._broker, self._topics.namespace, index_dir, log_file)
+        self._all.append(process)
+        return process
+
+    def replace(self) -> None:
+        """The standby has become the owner, and the one that was killed is started again to stand by."""
+        self.owner.wait()
+        self.owner, self.standby = self.standby, self.start(self.owner.index_dir)
+        self.standby.await_line(STANDING_BY)
+
+    def exchange(self) -> None:
+        """The standby has become the owner, and the one that was frozen wakes up, and finds out, and stands by."""
+        since_s = time.time()
+        self.owner.resume()
+        self.owner.await_line(STANDING_BY, since_s=since_s)
+        self.owner, self.standby = self.standby, self.owner
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.end()
+
+
+async def _measure(
+    plan: Plan, broker: EmbeddedBroker, topics: Topics, pair: Pair, progress: Progress
+) -> list[dict[str, float]]:
+    rounds = []
+    async with watched_load(broker, topics, plan.numbered, plan.rate) as (watch, load):
+        for _ in progress.track(range(plan.rounds), description="takeover"):
+            await level(watch, load)
+            rounds.append(await _round(plan, watch, pair))
+            await asyncio.to_thread(pair.exchange if plan.freeze else pair.replace)
+    return rounds
+
+
+async def _round(plan: Plan, watch: Watch, pair: Pair) -> dict[str, float]:
+    seen, since_s = watch.events, time.perf_counter()
+    await asyncio.sleep(random.uniform(*UNDISTURBED_S))
+    rate = (watch.events - seen) / (time.perf_counter() - since_s)
+    successor = watch.successor()
+    strike: Callable[[], None] = pair.owner.suspend if plan.freeze else pair.owner.kill
+    struck = Sighting(time.perf_counter(), time.time())
+    strike()
+    async with asyncio.timeout(STUCK_AFTER_S):
+        first = await successor
+    lines = [line for line in pair.standby.lines() if line.at_s >= struck.wall_s - 0.001]
+    return {
+        "first_commit_ms": round((first.at_s - struck.at_s) * 1000, 1),
+        **{name: round((line.at_s - struck.wall_s) * 1000, 1) for name, line in _steps(lines)},
+        "events_per_s_before": round(rate),
+    }
+
+
+def _steps(lines: list[LogLine]) -> Iterator[tuple[str, LogLine]]:
+    """Raises RuntimeError where one is missing: then it was no takeover."""
+    for name, pattern in STEPS.items():
+        found = next((line for line in lines if re.search(pattern, line.text)), None)
+        if found is None:
+            raise RuntimeError(f"the standby did not log {pattern!r}, but: {lines}")
+        yield name, found
