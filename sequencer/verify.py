@@ -1,41 +1,56 @@
 """Checks the sequencer's promises, the invariants I1 to I7, over what the topics really hold.
 
-The caller reads each topic partition in log order and feeds every message as a small record: of each partition first
-the submitted messages, then, in any interleaving, the accepted and the rejected events; for I5 and the second half of
-I3 also the index's tails and the subscription's acknowledgements. `report()` then gives one line per invariant, and
-for each violation the message ids that show it.
+The caller reads each topic partition in log order and feeds every message as a small record: first the submitted
+messages of all partitions, then, in any interleaving, the accepted and the rejected events; also the subscription's
+acknowledgements (for the second half of I3) and the index's tails (for I5). `report()` then gives one line per
+invariant, and for each violation the message ids that show it. After that more may be fed, and another report taken.
 
-To judge a system that is running, fix where to stop before reading: first the ends of the outputs, then the end of the
-input, so that every outcome's submission is among those read. Acknowledgements and index tails can only be judged once
-the partition has settled (nothing is being sequenced).
-
-How it works: a promise about one output's log (I1, I2, I7) is checked as it is fed. Everything that depends on the
-order of the submissions (I3, I4, I6 and what a rejection claims) is checked by `report()`, which replays the submitted
+How it works: a promise about the log of events-n (I1, I2) is checked as it is fed. Everything that depends on the order
+of the submissions (I3, I4, I6, I7 and what a rejection claims) is checked by `report()`, which replays the submitted
 log of each partition against its outcomes (verify_replay.py).
 
-Memory: about 75 bytes for each event of a partition and 300 for each aggregate, and while a partition is replayed about
-200 for each of its accepted events, freed before the next partition's: 330 MB at most for 1,000,000 events of 100,000
-aggregates in one partition. To go beyond memory, spill by partition and by column: all columns (verify_columns.py) are
-append-only arrays, which can be memory-mapped files as they are, and the dictionaries that remain (last version per
-aggregate, last acceptance per event id) are keyed by the aggregate, so a partition can be fed and replayed in several
-passes, each over the aggregates of one hash range.
+To judge a system that is running, fix where to stop before reading: first the ends of the outputs, then the end of the
+inputs, so that every outcome's submission is among those read. Even then a moment's picture is never whole: a
+transaction's outcomes and its acknowledgement do not appear at the same instant. So `report(settled)` takes for each
+partition a bound before which nothing can be under way any more, such as a `frontier` of some seconds ago. What is
+missing before it is a violation; at the first gap after it the judgement ends, and the next report goes on from there.
+
+Memory: all that must be remembered is in the tables given (verify_tables.py, on disk in verify_spill.py); in memory
+are chunks of rows. 10,000,000 events of 1,000,000 aggregates in 4 partitions: see docs/verification.md.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_columns import ABSENT, NO_ID, NO_KEY, NO_ROW, PartitionColumns
-from sequencer.verify_replay import (
-    DUPLICATE,
-    NO_AGGREGATE,
-    OTHER_REASON,
-    WRONG_EXPECTED_VERSION,
-    Acknowledged,
-    IdWindow,
-    Replay,
-)
+from sequencer.verify_replay import EVERYTHING, Acknowledged, IdWindow, Replay, Scope
 from sequencer.verify_report import Findings, Invariant, Line, Report, Violation
+from sequencer.verify_tables import (
+    ABSENT,
+    ACCEPTED,
+    DUPLICATE,
+    KEYLESS,
+    NO_ID,
+    NO_POSITION,
+    OTHER_REASON,
+    REJECTED,
+    UNREADABLE,
+    WRONG_EXPECTED_VERSION,
+    Logged,
+    Outcome,
+    Submission,
+    Tables,
+    after_entry,
+    aggregate_of,
+    entry_of,
+    key_of,
+    memory_tables,
+    number_from_bytes,
+    number_to_bytes,
+    packed,
+    partition_prefix,
+    unpacked,
+)
 
 __all__ = [
     "UNREADABLE",
@@ -52,8 +67,12 @@ __all__ = [
     "parse_message_id",
 ]
 
-UNREADABLE: Final = -(2**61)  # given for a number that is missing or is none: no check accepts it
+FED_ROWS: Final = 10_000
+"""Records that are held back until they are written to the tables together."""
+
 DEFAULT_WINDOW: Final = IdWindow()
+NO_AGGREGATE: Final = -1
+MAX_NUMBER: Final = 2**60  # beyond every version and sequence; what is larger is as good as unreadable
 _REASONS: Final = {"wrong_expected_version": WRONG_EXPECTED_VERSION, "duplicate": DUPLICATE}
 
 
@@ -77,6 +96,7 @@ class Accepted(NamedTuple):
     sequence: int
     submission: str  # "ledger:entry:partition:batch"
     published_at_ms: int
+    forwarded_from: str | None = None
 
 
 class Rejected(NamedTuple):
@@ -90,137 +110,187 @@ class Rejected(NamedTuple):
     expected_version: int | None = None
     current_version: int | None = None
     accepted_version: int | None = None
-
-
-class _Last(NamedTuple):
-    """An aggregate's latest outcome in one output."""
-
-    row: int
-    submission: int  # ordinal, NO_ROW where it is not known
+    forwarded_from: str | None = None
 
 
 class _Partition:
     """One partition while it is fed."""
 
     def __init__(self, number: int) -> None:
-        self.columns = PartitionColumns(number)
+        self.number = number
+        self.prefix = partition_prefix(number)
+        self.first: bytes | None = None  # of the submissions, as all positions here
+        self.last = NO_POSITION
+        self.seen = NO_POSITION
+        self.answered = NO_POSITION  # after the last one that an outcome was read of
         self.next_sequence = 0
-        self.last_accepted: dict[int, _Last] = {}
-        self.last_rejected: dict[int, _Last] = {}
+        self.events = 0
+        self.submitted = 0
+        self.closed = 0
         self.acknowledged: Acknowledged | None = None
+        self.waiting_submitted: list[tuple[bytes, bytes]] = []
+        self.waiting_accepted: list[Accepted] = []
+        self.waiting_outcomes: list[tuple[bytes, bytes]] = []
+
+    @property
+    def frontier(self) -> bytes:
+        """After everything that the sequencer has, or may have, worked on."""
+        return max(self.answered, NO_POSITION if self.acknowledged is None else self.acknowledged.end())
 
 
 class Verifier:
-    """Takes the records of all partitions of one namespace and judges them."""
+    """Takes the records of all partitions of one namespace and judges them.
 
-    def __init__(self, window: IdWindow = DEFAULT_WINDOW) -> None:
+    Args:
+        window: for how long the sequencer promises to recognise an id.
+        tables: where to remember things, empty; in memory where not given.
+    """
+
+    def __init__(self, window: IdWindow = DEFAULT_WINDOW, tables: Tables | None = None) -> None:
         self._window = window
+        self._tables = memory_tables() if tables is None else tables
         self._partitions: dict[int, _Partition] = {}
-        self._keys: dict[str, int] = {}
-        self._homes: dict[int, int] = {}  # aggregate -> the partition that its first accepted event is in
         self._findings = Findings()
         self._before_retention = 0
+        self._waiting_copies: list[tuple[bytes, bytes]] = []
+
+    # --- feeding ---
 
     def submitted(self, partition: int, record: Submitted) -> None:
         """The next message of submitted_events-n; to be fed before the partition's outcomes."""
-        columns = self._partition(partition).columns
+        state = self._partition(partition)
+        position = packed(record.message_id)
+        assert position > state.last, f"{record.message_id} is out of log order"
+        state.last = position
+        if state.first is None:
+            state.first = position
         expected = ABSENT if record.expected_version is None else record.expected_version
-        key = self._key_number(record.key)
-        ordinal = columns.submitted.append(record.message_id, key, expected, record.event_id or NO_ID)
+        row = Submission(_bounded(expected), False, record.event_id or NO_ID, aggregate_of(record.key))
+        state.submitted += 1
+        state.waiting_submitted.append((state.prefix + position, row.to_bytes()))
         if record.forwarded_from is not None:
-            original = parse_message_id(record.forwarded_from)
-            if original is None:
-                what = f"forwarded from {record.forwarded_from!r}, which is no message id"
-                self._findings.violated(Invariant.I3, what, record.message_id)
-            else:
-                columns.copies.append((ordinal, original))
+            self.copied(partition, record)
+        if len(state.waiting_submitted) >= FED_ROWS:
+            self._flush_submitted(state)
+
+    def copied(self, partition: int, record: Submitted) -> None:
+        """A forwarded message in a partition that is not judged itself: the outcome of one in another partition.
+
+        `submitted` does the same for the messages that it gets.
+        """
+        copy = partition_prefix(partition) + packed(record.message_id)
+        self._copy(copy, record.forwarded_from or "", record.key, record.message_id)
 
     def accepted(self, partition: int, record: Accepted) -> None:
         """The next message of events-n."""
         state = self._partition(partition)
-        key = self._key_number(record.key)
-        row = state.columns.accepted.append(record.message_id, record.version, record.published_at_ms)
         self._check_sequence(state, record)
-        self._check_version(state, key, record)
-        ordinals = self._submissions_of(state, record.submission, record.message_id, whole_entry=False)
-        ordinal = NO_ROW
-        if ordinals:
-            submitted, ordinal = state.columns.submitted, ordinals[0]
-            submitted.accepted_rows[ordinal] = row
-            same = submitted.keys[ordinal] == key and submitted.event_id(ordinal) == record.event_id
-            self._check_description(same, submitted.positions[ordinal], record.message_id)
-        elif ordinals is not None:
-            state.columns.trimmed.append((key, record.event_id or NO_ID, row))
-        self._check_order(state.last_accepted, key, _Last(row, ordinal), record.message_id)
+        state.waiting_accepted.append(record)
+        if len(state.waiting_accepted) >= FED_ROWS:
+            self._flush_accepted(state)
 
     def rejected(self, partition: int, record: Rejected) -> None:
         """The next message of rejected_events-n."""
         state = self._partition(partition)
-        columns = state.columns
         reason = _REASONS.get(record.reason, OTHER_REASON)
         claimed = record.accepted_version if reason == DUPLICATE else record.current_version
-        row = columns.rejected.append(record.message_id, reason, UNREADABLE if claimed is None else claimed)
-        ordinals = self._submissions_of(state, record.submission, record.message_id, whole_entry=True)
-        for ordinal in ordinals or ():
-            columns.submitted.rejected_rows[ordinal] = row
-        if not ordinals or len(ordinals) > 1:
-            return
-        ordinal = ordinals[0]
-        key = self._key_number(record.key)
-        # What is far too large is rejected without anything of its own.
-        same = columns.submitted.keys[ordinal] == key or (key == NO_KEY and reason == OTHER_REASON)
-        if reason != OTHER_REASON:
-            expected = ABSENT if record.expected_version is None else record.expected_version
-            same = same and columns.submitted.expected[ordinal] == expected
-            same = same and columns.submitted.event_id(ordinal) == record.event_id
-        self._check_description(same, columns.submitted.positions[ordinal], record.message_id)
-        self._check_order(state.last_rejected, key, _Last(row, ordinal), record.message_id)
+        outcome = Outcome(
+            _bounded(UNREADABLE if claimed is None else claimed),
+            0,
+            _bounded(ABSENT if record.expected_version is None else record.expected_version),
+            reason,
+            record.event_id or NO_ID,
+            aggregate_of(record.key),
+        )
+        self._outcome(state, REJECTED, record, outcome)
+        if len(state.waiting_outcomes) >= FED_ROWS:
+            self._flush_outcomes(state)
 
     def acknowledged(self, partition: int, state: Acknowledged) -> None:
-        """What the subscription on submitted_events-n has acknowledged, once the partition has settled."""
+        """What the subscription on submitted_events-n has acknowledged, as of now."""
         self._partition(partition).acknowledged = state
 
+    # --- the index ---
+
     def tails(self, partition: int) -> Iterator[tuple[str, int]]:
-        """The partition's aggregates and their last versions, as events-n has them."""
-        state = self._partition(partition)
-        for key, number in self._keys.items():
-            last = state.last_accepted.get(number)
-            if last is not None:
-                yield key, state.columns.accepted.versions[last.row]
+        """The partition's aggregates and their last versions, as events-n has them so far; sorted by key."""
+        for aggregate, version in self._logged_versions(partition):
+            if aggregate != KEYLESS:
+                yield key_of(aggregate), version
 
     def index_tails(self, partition: int, tails: Iterable[tuple[str, int]]) -> None:
-        """What the index holds for the aggregates that `tails` gives, -1 = nothing; after all events were fed."""
-        state = self._partition(partition)
-        accepted = state.columns.accepted
-        for key, tail in tails:
-            self._findings.checked[Invariant.I5] += 1
-            last = state.last_accepted.get(self._keys.get(key, NO_KEY))
-            version = NO_AGGREGATE if last is None else accepted.versions[last.row]
-            if tail != version:
-                what = f"the index has version {tail} of {key!r}, its last event is version {version}"
-                self._findings.violated(Invariant.I5, what, *([] if last is None else [accepted.positions[last.row]]))
+        """What the index holds, -1 = nothing, compared with all events of the partition that were fed."""
+        self.indexed(partition, tails)
+        self.check_index(partition)
 
-    def report(self) -> Report:
-        """The judgement over everything fed so far; more may be fed, and another report taken."""
-        findings = self._findings.copy()
-        forwarded = {n: bytearray(len(state.columns.submitted.positions)) for n, state in self._partitions.items()}
+    def indexed(self, partition: int, tails: Iterable[tuple[str, int]]) -> None:
+        """What the index holds, for `check_index` to compare: before more events are fed, if it knows no more."""
+        prefix = partition_prefix(partition)
+        self._tables["index"].put((prefix + aggregate_of(key), number_to_bytes(tail)) for key, tail in tails)
+
+    def check_index(self, partition: int) -> None:
+        """Compare what `indexed` was given with the events that were fed up to now."""
+        prefix, end = partition_prefix(partition), partition_prefix(partition + 1)
+        index = self._tables["index"]
+        for aggregate, tail, version in _side_by_side(
+            ((key[4:], number_from_bytes(value)) for key, value in index.scan(prefix, end)),
+            ((aggregate, version) for aggregate, version in self._logged_versions(partition) if aggregate != KEYLESS),
+        ):
+            self._findings.checked[Invariant.I5] += 1
+            if tail != version:
+                what = f"the index has version {tail} of {key_of(aggregate)!r}, its last event is version {version}"
+                self._findings.violated(Invariant.I5, what, *self._last_event(partition, aggregate))
+        index.drop(prefix, end)
+
+    def index_is_ahead(self, what: str) -> None:
+        """The index has followed events that the topic does not hold."""
+        self._findings.checked[Invariant.I5] += 1
+        self._findings.violated(Invariant.I5, what)
+
+    # --- judging ---
+
+    def frontiers(self) -> dict[int, bytes]:
+        """How far the sequencer has worked on each partition: everything before has its outcome or soon shows it.
+
+        To be compared, and to be given to a later report as `settled`.
+        """
+        return {number: state.frontier for number, state in self._partitions.items()}
+
+    def report(
+        self, settled: Mapping[int, bytes] | None = None, progress: Callable[[int], None] = lambda count: None
+    ) -> Report:
+        """The judgement over everything fed so far.
+
+        Args:
+            settled: partition -> bound before which nothing is under way; None: nothing is under way anywhere.
+            progress: told, over and over, how many more submissions were judged.
+        """
         for _, state in sorted(self._partitions.items()):
-            self._check_copies(state.columns, forwarded, findings)
+            self._flush(state)
+        self._flush_copies()
+        passing = Findings()
+        unsettled: dict[int, bytes] = {}
         pending = 0
         for number, state in sorted(self._partitions.items()):
-            replay = Replay(state.columns, forwarded[number], state.acknowledged, self._window, findings)
+            bound = EVERYTHING if settled is None else settled.get(number, NO_POSITION)
+            scope = Scope(number, state.first, state.last, state.seen, bound, state.frontier, state.acknowledged)
+            replay = Replay(self._tables, scope, self._window, self._findings, passing, progress)
             replay.run()
-            pending += replay.pending
-        return Report(findings.lines(), pending, self._before_retention)
+            state.seen = replay.stopped_at or max(state.seen, entry_of(state.last) + b"\xff" * 4)
+            state.closed += replay.closed
+            pending += state.submitted - state.closed - replay.lost
+            self._before_retention += replay.before_retention
+            if replay.unsettled is not None:
+                unsettled[number] = replay.unsettled
+        return Report(self._findings.plus(passing).lines(), pending, self._before_retention, unsettled)
+
+    # --- inside ---
 
     def _partition(self, number: int) -> _Partition:
         state = self._partitions.get(number)
         if state is None:
             state = self._partitions[number] = _Partition(number)
         return state
-
-    def _key_number(self, key: str | None) -> int:
-        return NO_KEY if key is None else self._keys.setdefault(key, len(self._keys))
 
     def _check_sequence(self, state: _Partition, record: Accepted) -> None:
         self._findings.checked[Invariant.I2] += 1
@@ -231,93 +301,122 @@ class Verifier:
             state.next_sequence = record.sequence
         state.next_sequence += 1
 
-    def _check_version(self, state: _Partition, key: int, record: Accepted) -> None:
+    def _flush(self, state: _Partition) -> None:
+        self._flush_submitted(state)
+        self._flush_accepted(state)
+        self._flush_outcomes(state)
+
+    def _flush_submitted(self, state: _Partition) -> None:
+        self._tables["submitted"].put(state.waiting_submitted)
+        state.waiting_submitted = []
+
+    def _flush_outcomes(self, state: _Partition) -> None:
+        self._tables["outcomes"].put(state.waiting_outcomes)
+        state.waiting_outcomes = []
+
+    def _flush_accepted(self, state: _Partition) -> None:
+        """Check the versions of the events that wait, and write them and their aggregates' new tails."""
+        records, state.waiting_accepted = state.waiting_accepted, []
+        aggregates = [aggregate_of(record.key) for record in records]
+        logged = self._logged(state, aggregates)
+        for record, aggregate in zip(records, aggregates, strict=True):
+            version, published_at_ms = _bounded(record.version), _bounded(record.published_at_ms)
+            logged[aggregate] = self._check_version(state, record, logged[aggregate])
+            event_id = record.event_id or NO_ID
+            outcome = Outcome(version, published_at_ms, state.events, OTHER_REASON, event_id, aggregate)
+            state.events += 1
+            self._outcome(state, ACCEPTED, record, outcome)
+        self._tables["logged"].put((state.prefix + aggregate, last.to_bytes()) for aggregate, last in logged.items())
+        self._flush_outcomes(state)
+
+    def _logged(self, state: _Partition, aggregates: Iterable[bytes]) -> dict[bytes, Logged]:
+        """The aggregates as events-n has them so far; new ones are given their home, if they have none."""
+        wanted = list(set(aggregates))
+        rows = self._tables["logged"].get([state.prefix + aggregate for aggregate in wanted])
+        logged = {a: Logged.from_bytes(row) for a, row in zip(wanted, rows, strict=True) if row is not None}
+        new = [aggregate for aggregate in wanted if aggregate not in logged]
+        homes = self._tables["homes"].get(new)
+        for aggregate, home in zip(new, homes, strict=True):
+            number = state.number if home is None else int.from_bytes(home, "big")
+            logged[aggregate] = Logged(NO_AGGREGATE, NO_POSITION, number)
+        self._tables["homes"].put((a, state.prefix) for a, home in zip(new, homes, strict=True) if home is None)
+        return logged
+
+    def _check_version(self, state: _Partition, record: Accepted, last: Logged) -> Logged:
         findings = self._findings
         findings.checked[Invariant.I1] += 1
-        partition = state.columns.number
-        home = self._homes.setdefault(key, partition)
-        last = state.last_accepted.get(key)
-        version = NO_AGGREGATE if last is None else state.columns.accepted.versions[last.row]
-        if key == NO_KEY:
+        if record.key is None:
             findings.violated(Invariant.I1, "an accepted event without a key", record.message_id)
-        elif home != partition:
-            what = f"{record.key!r} has accepted events in partitions {home} and {partition}"
+        elif last.home != state.number:
+            what = f"{record.key!r} has accepted events in partitions {last.home} and {state.number}"
             findings.violated(Invariant.I1, what, record.message_id)
-        elif record.version != version + 1:
-            what = f"version {record.version} of {record.key!r} where {version + 1} was due"
-            ids = (
-                [record.message_id] if last is None else [state.columns.accepted.positions[last.row], record.message_id]
-            )
-            findings.violated(Invariant.I1, what, *ids)
+        elif record.version != last.version + 1:
+            what = f"version {record.version} of {record.key!r} where {last.version + 1} was due"
+            before = [] if last.version == NO_AGGREGATE else [unpacked(last.position, state.number)]
+            findings.violated(Invariant.I1, what, *before, record.message_id)
+        return Logged(_bounded(record.version), packed(record.message_id), last.home)
 
-    def _submissions_of(
-        self, state: _Partition, submission: str, outcome: MessageId, *, whole_entry: bool
-    ) -> range | None:
-        """The ordinals of an outcome's submission: none where it was trimmed, None where there cannot be one.
+    def _outcome(self, state: _Partition, kind: bytes, record: Accepted | Rejected, outcome: Outcome) -> None:
+        """Note an outcome where its submission will meet it."""
+        message_id = parse_message_id(record.submission)
+        if message_id is None or message_id.partition != state.number:
+            what = f"an outcome whose submission {record.submission!r} is no message of this partition"
+            self._findings.violated(Invariant.I3, what, record.message_id)
+            return
+        submission = packed(message_id)
+        state.answered = max(state.answered, after_entry(message_id))
+        state.waiting_outcomes.append(
+            (state.prefix + submission + kind + packed(record.message_id), outcome.to_bytes())
+        )
+        if record.forwarded_from is not None and (state.first is None or submission < state.first):
+            # The copy itself is gone; its outcome, which kept the property, shows that there was one.
+            self._copy(state.prefix + NO_POSITION, record.forwarded_from, record.key, record.message_id)
 
-        A batch that cannot be opened is rejected as one, under its entry's id without batch index (`whole_entry`).
-        """
-        columns = state.columns.submitted
-        message_id = parse_message_id(submission)
-        if message_id is None or message_id.partition != state.columns.number:
-            what = f"an outcome whose submission {submission!r} is no message of this partition"
-            self._findings.violated(Invariant.I3, what, outcome)
-            return None
-        if columns.positions.starts_after(message_id):
-            self._before_retention += 1
-            return range(0)
-        if whole_entry and message_id.batch_index == -1:
-            ordinals = columns.positions.entry(message_id)
+    def _copy(self, copy: bytes, forwarded_from: str, key: str | None, message_id: MessageId) -> None:
+        original = parse_message_id(forwarded_from)
+        if original is None or original.partition < 0:
+            what = f"forwarded from {forwarded_from!r}, which is no message id"
+            self._findings.violated(Invariant.I3, what, message_id)
+            return
+        row = partition_prefix(original.partition) + packed(original) + copy
+        self._waiting_copies.append((row, aggregate_of(key)))
+        if len(self._waiting_copies) >= FED_ROWS:
+            self._flush_copies()
+
+    def _flush_copies(self) -> None:
+        self._tables["copies"].put(self._waiting_copies)
+        self._waiting_copies = []
+
+    def _logged_versions(self, partition: int) -> Iterator[tuple[bytes, int]]:
+        self._flush_accepted(self._partition(partition))
+        for key, value in self._tables["logged"].scan(partition_prefix(partition), partition_prefix(partition + 1)):
+            yield key[4:], Logged.from_bytes(value).version
+
+    def _last_event(self, partition: int, aggregate: bytes) -> list[MessageId]:
+        row = self._tables["logged"].get([partition_prefix(partition) + aggregate])[0]
+        return [] if row is None else [unpacked(Logged.from_bytes(row).position, partition)]
+
+
+def _side_by_side(
+    left: Iterator[tuple[bytes, int]], right: Iterator[tuple[bytes, int]]
+) -> Iterator[tuple[bytes, int, int]]:
+    """Two sorted sequences of aggregates and versions as one; NO_AGGREGATE where one of them lacks it."""
+    a, b = next(left, None), next(right, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a[0] < b[0]):
+            assert a is not None
+            yield a[0], a[1], NO_AGGREGATE
+            a = next(left, None)
+        elif a is None or b[0] < a[0]:
+            yield b[0], NO_AGGREGATE, b[1]
+            b = next(right, None)
         else:
-            ordinal = columns.positions.find(message_id)
-            ordinals = range(0) if ordinal is None else range(ordinal, ordinal + 1)
-        if not ordinals:
-            self._findings.violated(Invariant.I3, "an outcome of nothing that was submitted", message_id, outcome)
-        elif any(columns.has_outcome(ordinal) for ordinal in ordinals):
-            self._findings.violated(Invariant.I3, "a second outcome", message_id, outcome)
-        else:
-            return ordinals
-        return None
+            yield a[0], a[1], b[1]
+            a, b = next(left, None), next(right, None)
 
-    def _check_description(self, same: bool, submission: MessageId, outcome: MessageId) -> None:
-        if not same:
-            what = "the outcome's key, id or expected version is not its submission's"
-            self._findings.violated(Invariant.I3, what, submission, outcome)
 
-    def _check_order(self, lasts: dict[int, _Last], key: int, now: _Last, outcome: MessageId) -> None:
-        self._findings.checked[Invariant.I7] += 1
-        last = lasts.get(key)
-        lasts[key] = now
-        # Messages without a key belong to no aggregate.
-        if key != NO_KEY and last is not None and NO_ROW < now.submission < last.submission:
-            self._findings.violated(Invariant.I7, "an outcome before that of an earlier submission", outcome)
-
-    def _check_copies(self, columns: PartitionColumns, forwarded: dict[int, bytearray], findings: Findings) -> None:
-        """Mark the originals of forwarded copies; the first copies of an aggregate keep the originals' order.
-
-        Later copies of the same original come from a crash between sending one and acknowledging its original.
-        """
-        last_originals: dict[tuple[int, int], int] = {}
-        for ordinal, original in columns.copies:
-            copy = columns.submitted.positions[ordinal]
-            source = self._partitions.get(original.partition)
-            if source is None or source.columns.submitted.positions.starts_after(original):
-                continue
-            at = source.columns.submitted.positions.find(original)
-            key = columns.submitted.keys[ordinal]
-            if at is None:
-                findings.violated(Invariant.I3, "forwarded from nothing that was submitted", original, copy)
-                continue
-            if source.columns.submitted.keys[at] != key:
-                findings.violated(Invariant.I3, "a forwarded copy with another key than its original's", original, copy)
-            findings.checked[Invariant.I7] += 1
-            if forwarded[original.partition][at]:
-                continue
-            forwarded[original.partition][at] = 1
-            route = (key, original.partition)
-            if at < last_originals.get(route, NO_ROW):
-                findings.violated(Invariant.I7, "forwarded before an earlier submission", original, copy)
-            last_originals[route] = at
+def _bounded(number: int) -> int:
+    return number if -MAX_NUMBER <= number <= MAX_NUMBER or number == ABSENT else UNREADABLE
 
 
 def parse_message_id(text: str) -> MessageId | None:
@@ -326,6 +425,6 @@ def parse_message_id(text: str) -> MessageId | None:
         ledger, entry, partition, batch_index = (int(part) for part in text.split(":"))
     except ValueError:
         return None
-    if ledger < 0 or entry < 0 or batch_index < -1:
+    if not (0 <= ledger < 2**63 and 0 <= entry < 2**63 and -1 <= partition < 2**31 and -1 <= batch_index < 2**31):
         return None
     return MessageId(ledger, entry, partition, batch_index)

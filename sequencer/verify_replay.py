@@ -1,15 +1,44 @@
-"""Replays the submitted log of one partition against its outcomes: I3, I4, I6 and what rejections claim."""
+"""Judges one partition's submissions in log order against their outcomes: I3, I4, I6, I7, and what rejections claim.
+
+Pure. Submissions, outcomes and forwarded copies are all sorted by the submission's position, so that one pass over the
+three brings together what belongs together. What must be known of aggregates and ids is read and written in chunks.
+"""
+
+from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_columns import ABSENT, NO_ROW, PartitionColumns
 from sequencer.verify_report import Findings, Invariant
+from sequencer.verify_tables import (
+    ABSENT,
+    ACCEPTED,
+    DUPLICATE,
+    KEYLESS,
+    NO_COPY,
+    NO_POSITION,
+    OTHER_REASON,
+    POSITION_BYTES,
+    WRONG_EXPECTED_VERSION,
+    Acceptance,
+    Judged,
+    Outcome,
+    Submission,
+    Tables,
+    after_entry,
+    entry_of,
+    number_to_bytes,
+    partition_prefix,
+    unpacked,
+)
 
-NO_AGGREGATE: Final = -1
-OTHER_REASON, WRONG_EXPECTED_VERSION, DUPLICATE = range(3)
+CHUNK_ROWS: Final = 10_000
+"""Submissions that are judged between one reading and writing of the tables and the next: about 20 MB of memory."""
+
+PREFIX_BYTES: Final = 4  # of the partition in front of a key
+EVERYTHING: Final = b"\xff" * POSITION_BYTES  # after every position
 
 
 class Acknowledged(NamedTuple):
@@ -17,6 +46,11 @@ class Acknowledged(NamedTuple):
 
     mark_delete: MessageId
     ranges: Sequence[tuple[MessageId, MessageId]] = ()
+
+    def end(self) -> bytes:
+        """The position after everything that is acknowledged."""
+        last = max([self.mark_delete, *(last for _, last in self.ranges)])
+        return NO_POSITION if last.ledger < 0 else after_entry(last)
 
 
 class IdWindow(NamedTuple):
@@ -26,132 +60,392 @@ class IdWindow(NamedTuple):
     events: int = 5_000_000  # half of what it holds at most: the older of its two generations is dropped whole
 
 
-class _Acceptance(NamedTuple):
-    """The latest time an event id was accepted for its aggregate."""
+class Scope(NamedTuple):
+    """What is known of the partition as a whole."""
 
-    row: int
-    expected: int
+    number: int
+    first: bytes | None  # the first position that the input still held when it was read; None: it held nothing
+    last: bytes  # the last one that was read
+    seen: bytes  # before this position everything was judged by an earlier report
+    settled: bytes  # before this position nothing is under way any more: what is missing is missing for good
+    frontier: bytes  # before this position the sequencer has, or may have, worked
+    acknowledged: Acknowledged | None
+
+
+class _Found(NamedTuple):
+    """An outcome with what its row's key says."""
+
+    submission: bytes
+    kind: bytes
+    position: bytes
+    outcome: Outcome
+
+
+class _Item(NamedTuple):
+    """A submission and all that belongs to it; without one, an outcome that belongs to nothing."""
+
+    position: bytes
+    submission: Submission | None
+    was_open: bool
+    outcomes: list[_Found]
+    copy: bytes  # target partition and position of the first copy; empty: it was not forwarded
+
+
+class _Stream:
+    """Sorted rows, of which those up to a position are taken one after another."""
+
+    def __init__(self, rows: Iterator[tuple[bytes, bytes]]) -> None:
+        self._rows = rows
+        self.head = next(rows, None)
+
+    def up_to(self, position: bytes) -> list[tuple[bytes, bytes]]:
+        """The next rows of submissions up to and including a position."""
+        taken = []
+        while self.head is not None and self.head[0][PREFIX_BYTES : PREFIX_BYTES + POSITION_BYTES] <= position:
+            taken.append(self.head)
+            self.head = next(self._rows, None)
+        return taken
 
 
 class Replay:
-    """One pass over a partition's submissions in log order."""
+    """One pass over the submissions of one partition that were not judged before.
+
+    It stops at the first one that has no outcome and may still get one; what comes after it is judged by a later pass.
+
+    Attributes:
+        pending: submissions that wait for their outcome, of those that were passed.
+        lost: those of them that should have had one.
+        closed: submissions whose outcome was found.
+        before_retention: outcomes of submissions that the input no longer holds.
+        unsettled: the first position that was left because something is under way there; None: there is none.
+        stopped_at: where it stopped; None: it judged everything.
+    """
 
     def __init__(
-        self,
-        columns: PartitionColumns,
-        forwarded: bytearray,
-        acknowledged: Acknowledged | None,
-        window: IdWindow,
-        findings: Findings,
-    ) -> None:
-        self._columns = columns
-        self._forwarded = forwarded
-        self._acknowledged = acknowledged
-        self._acknowledged_lasts = [last[:2] for _, last in acknowledged.ranges] if acknowledged else []
+        self, tables: Tables, scope: Scope, window: IdWindow, findings: Findings, passing: Findings,
+        progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        """Findings: what stays true is added to `findings`, what the next report must look at again to `passing`."""
+        self._tables = tables
+        self._scope = scope
+        self._prefix = partition_prefix(scope.number)
         self._window = window
         self._findings = findings
-        self._tails: dict[int, int] = {}
-        self._acceptances: dict[bytes, _Acceptance] = {}
-        self._repeated: set[tuple[bytes, int]] = (
-            set()
-        )  # (id and aggregate, expected version) of ids accepted repeatedly
-        self.pending = 0
+        self._passing = passing
+        self._progress = progress
+        ranges = scope.acknowledged.ranges if scope.acknowledged else ()
+        self._acknowledged_lasts = [last[:2] for _, last in ranges]
+        self._judged: dict[bytes, Judged] = {}
+        self._acceptances: dict[bytes, Acceptance] = {}
+        self.pending = self.lost = self.closed = self.before_retention = 0
+        self.unsettled: bytes | None = None
+        self.stopped_at: bytes | None = None
 
     def run(self) -> None:
-        """Check every submission; the findings are added to those given."""
-        for key, event_id, row in self._columns.trimmed:
-            self._tails[key] = max(self._tails.get(key, NO_AGGREGATE), self._columns.accepted.versions[row])
-            self._acceptances[_acceptance_key(event_id, key)] = _Acceptance(row, ABSENT)
-        submitted = self._columns.submitted
-        for ordinal, message_id in enumerate(submitted.positions):
-            self._outcome(ordinal, message_id)
-            row = submitted.accepted_rows[ordinal]
-            if row != NO_ROW:
-                self._accepted(ordinal, row, message_id)
-                continue
-            row = submitted.rejected_rows[ordinal]
-            if row != NO_ROW:
-                self._rejected(ordinal, row, message_id)
+        """Judge, and drop from the tables what is done with."""
+        chunk: list[_Item] = []
+        for item in self._items():
+            chunk.append(item)
+            if len(chunk) == CHUNK_ROWS:
+                self._judge(chunk)
+                chunk = []
+        self._judge(chunk)
+        self._drop_judged()
 
-    def _outcome(self, ordinal: int, message_id: MessageId) -> None:
-        findings = self._findings
-        findings.checked[Invariant.I3] += 1
-        has_outcome = self._columns.submitted.has_outcome(ordinal)
-        if self._forwarded[ordinal]:
-            # A copy is no part of a transaction: its original is acknowledged some time after it, and again forwarded
-            # if the sequencer dies in between. So nothing is said here about its acknowledgement.
-            if has_outcome:
-                findings.violated(Invariant.I3, "forwarded, and has an outcome of its own", message_id)
+    # --- bringing together ---
+
+    def _items(self) -> Iterator[_Item]:
+        first, end = self._prefix, partition_prefix(self._scope.number + 1)
+        outcomes = _Stream(self._tables["outcomes"].scan(first, end))
+        copies = _Stream(self._tables["copies"].scan(first, end))
+        whole: _Found | None = None
+        for position, submission, was_open in self._submissions(first, end):
+            here: list[_Found] = []
+            for found in map(_found, outcomes.up_to(position)):
+                if found.submission == position:
+                    here.append(found)
+                elif _is_of_entry(found, position):
+                    whole = found
+                else:
+                    yield _Item(found.submission, None, False, [found], b"")
+            if whole is not None and _is_of_entry(whole, position):
+                here.insert(0, whole)
+            copy = self._copy(copies.up_to(position), position, submission.aggregate)
+            if not (here or copy or submission.answered) and position >= self._scope.settled:
+                self._stop(position)
+                return
+            yield _Item(position, submission, was_open, here, copy)
+        for found in map(_found, outcomes.up_to(EVERYTHING)):
+            yield _Item(found.submission, None, False, [found], b"")
+        # A copy whose original lies after what was read may have been made after that.
+        self._copy(copies.up_to(self._end_of_input()), EVERYTHING, b"")
+
+    def _submissions(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, Submission, bool]]:
+        """Those left open before come first: they lie before all others."""
+        for name, was_open in (("open", True), ("submitted", False)):
+            for key, value in self._tables[name].scan(first, end):
+                yield key[PREFIX_BYTES:], Submission.from_bytes(value), was_open
+
+    def _copy(self, rows: list[tuple[bytes, bytes]], position: bytes, aggregate: bytes) -> bytes:
+        """The first copy of the message at a position, if there is one among the rows; checks all of them."""
+        first = b""
+        for key, value in rows:
+            original, copy = key[PREFIX_BYTES : PREFIX_BYTES + POSITION_BYTES], key[PREFIX_BYTES + POSITION_BYTES :]
+            if original == position:
+                first = first or copy
+                if aggregate != value:
+                    what = "a forwarded copy with another key than its original's"
+                    self._findings.violated(Invariant.I3, what, self._id(original), _copy_id(copy))
+            elif self._scope.first is not None and original >= max(self._scope.first, self._scope.seen):
+                what = "forwarded from nothing that was submitted"
+                self._findings.violated(Invariant.I3, what, self._id(original), _copy_id(copy))
+        return first
+
+    def _stop(self, position: bytes) -> None:
+        self.stopped_at = position
+        if position < self._scope.frontier:
+            self._wait_for(position)
+
+    def _wait_for(self, position: bytes) -> None:
+        self.unsettled = position if self.unsettled is None else min(self.unsettled, position)
+
+    def _end_of_input(self) -> bytes:
+        return entry_of(self._scope.last) + b"\xff" * 4
+
+    def _drop_judged(self) -> None:
+        end = partition_prefix(self._scope.number + 1)
+        if self.stopped_at is not None:
+            end = self._prefix + self.stopped_at
+        for name in ("submitted", "outcomes"):
+            self._tables[name].drop(self._prefix, end)
+        self._tables["copies"].drop(self._prefix, self._prefix + (self.stopped_at or self._end_of_input()))
+
+    # --- judging ---
+
+    def _judge(self, chunk: list[_Item]) -> None:
+        self._fetch(chunk)
+        opened: list[tuple[bytes, bytes]] = []
+        closed: list[bytes] = []
+        for item in chunk:
+            if item.submission is None:
+                self._unmatched(item.outcomes[0])
+                continue
+            if (item.outcomes or item.copy) and not item.submission.answered:
+                self.closed += 1
+                self._findings.checked[Invariant.I3] += 1
+            if item.copy:
+                self._forwarded(item, item.submission)
+                stays_open = False
+            else:
+                stays_open = self._answer(item, item.submission)
+            answered = item.submission.answered or bool(item.outcomes)
+            if stays_open and not (item.was_open and answered == item.submission.answered):
+                opened.append((self._prefix + item.position, item.submission._replace(answered=answered).to_bytes()))
+            elif item.was_open and not stays_open:
+                closed.append(self._prefix + item.position)
+        self._tables["open"].put(opened)
+        self._tables["open"].remove(closed)
+        self._store()
+        self._progress(len(chunk))
+
+    def _fetch(self, chunk: list[_Item]) -> None:
+        """Read what the chunk's aggregates and ids were before it."""
+        aggregates = set[bytes]()
+        ids = set[bytes]()
+        for item in chunk:
+            for found in item.outcomes:
+                described = item.submission or found.outcome
+                aggregates.add(self._prefix + described.aggregate)
+                if found.kind == ACCEPTED or found.outcome.reason == DUPLICATE:
+                    ids.add(self._prefix + described.event_id + described.aggregate)
+            if item.copy and item.submission:
+                aggregates.add(self._prefix + item.submission.aggregate)
+        keys, values = list(aggregates), self._tables["judged"].get(list(aggregates))
+        self._judged = {
+            key: Judged() if value is None else Judged.from_bytes(value)
+            for key, value in zip(keys, values, strict=True)
+        }
+        keys, values = list(ids), self._tables["ids"].get(list(ids))
+        self._acceptances = {
+            key: Acceptance.from_bytes(value) for key, value in zip(keys, values, strict=True) if value is not None
+        }
+
+    def _store(self) -> None:
+        self._tables["judged"].put((key, state.to_bytes()) for key, state in self._judged.items())
+        self._tables["ids"].put((key, acceptance.to_bytes()) for key, acceptance in self._acceptances.items())
+
+    def _unmatched(self, found: _Found) -> None:
+        scope = self._scope
+        if scope.first is None or found.submission < scope.first:
+            self.before_retention += 1
+            if found.kind == ACCEPTED:
+                self._remember(found, found.outcome.aggregate, found.outcome.event_id, ABSENT)
+            self._check_order(found, found.outcome.aggregate)
             return
+        what = "a second outcome, or one" if found.submission < scope.seen else "an outcome"
+        ids = self._id(found.submission), self._id(found.position)
+        self._findings.violated(Invariant.I3, f"{what} of nothing that was submitted", *ids)
+
+    def _forwarded(self, item: _Item, submission: Submission) -> None:
+        """A copy is no part of a transaction: its original is acknowledged some time after it, and again forwarded if
+        the sequencer dies in between. So nothing is said here about its acknowledgement."""
+        if item.outcomes or submission.answered:
+            ids = [self._id(item.position), *(self._id(found.position) for found in item.outcomes)]
+            self._findings.violated(Invariant.I3, "forwarded, and has an outcome of its own", *ids)
+        if item.copy.endswith(NO_POSITION):
+            return  # it is known from its outcome only
+        self._findings.checked[Invariant.I7] += 1
+        key = self._prefix + submission.aggregate
+        state = self._judged[key]
+        if state.copied != NO_COPY and state.copied.startswith(item.copy[:PREFIX_BYTES]) and item.copy < state.copied:
+            ids = [self._id(item.position), _copy_id(item.copy)]
+            self._findings.violated(Invariant.I7, "forwarded after a later submission", *ids)
+        self._judged[key] = state._replace(copied=item.copy)
+
+    def _answer(self, item: _Item, submission: Submission) -> bool:
+        """Judge a submission that was not forwarded. Returns whether it must be looked at again."""
+        message_id = self._id(item.position)
+        outcomes = item.outcomes
+        if outcomes and not submission.answered:
+            self._replay(item.position, submission, outcomes[0])
+            outcomes = outcomes[1:]
+        for found in outcomes:
+            self._findings.violated(Invariant.I3, "a second outcome", message_id, self._id(found.position))
         acknowledged = self._is_acknowledged(message_id)
-        if not has_outcome and acknowledged is False:
+        if item.outcomes or submission.answered:
+            if acknowledged is not False:
+                return False
+            if item.position < self._scope.settled:
+                self._passing.violated(Invariant.I3, "has an outcome but is not acknowledged", message_id)
+            else:
+                self._wait_for(item.position)
+            return True
+        self._passing.checked[Invariant.I3] += 1
+        if acknowledged is False:
             self.pending += 1
-        elif not has_outcome:
-            findings.violated(Invariant.I3, "no outcome", message_id)
-        elif acknowledged is False:
-            findings.violated(Invariant.I3, "has an outcome but is not acknowledged", message_id)
+        else:
+            self.lost += 1
+            self._passing.violated(Invariant.I3, "no outcome", message_id)
+        return True
 
     def _is_acknowledged(self, message_id: MessageId) -> bool | None:
         """None where the subscription's state was not given."""
-        if self._acknowledged is None:
+        state = self._scope.acknowledged
+        if state is None:
             return None
         position = message_id[:2]
-        if position <= self._acknowledged.mark_delete[:2]:
+        if position <= state.mark_delete[:2]:
             return True
         at = bisect_left(self._acknowledged_lasts, position)
-        return at < len(self._acknowledged_lasts) and self._acknowledged.ranges[at][0][:2] < position
+        return at < len(self._acknowledged_lasts) and state.ranges[at][0][:2] < position
 
-    def _accepted(self, ordinal: int, row: int, message_id: MessageId) -> None:
-        columns, findings = self._columns, self._findings
-        key, expected = columns.submitted.keys[ordinal], columns.submitted.expected[ordinal]
-        version = columns.accepted.versions[row]
-        findings.checked[Invariant.I4] += 1
-        if expected not in (ABSENT, version - 1):
-            what = f"accepted as version {version} although it expected version {expected}"
-            findings.violated(Invariant.I4, what, message_id, columns.accepted.positions[row])
-        self._tails[key] = max(self._tails.get(key, NO_AGGREGATE), version)
-
-        findings.checked[Invariant.I6] += 1
-        acceptance_key = _acceptance_key(columns.submitted.event_id(ordinal), key)
-        before = self._acceptances.get(acceptance_key)
-        self._acceptances[acceptance_key] = _Acceptance(row, expected)
-        if before is not None:
-            self._accepted_again(acceptance_key, before, row, expected)
-
-    def _accepted_again(self, acceptance_key: bytes, before: _Acceptance, row: int, expected: int) -> None:
-        """An id that comes again is a new event if its expected version matches and is another; a retry otherwise."""
-        accepted = self._columns.accepted
-        self._repeated.add((acceptance_key, before.expected))
-        if expected != ABSENT:
-            wrong = (acceptance_key, expected) in self._repeated
+    def _replay(self, position: bytes, submission: Submission, found: _Found) -> None:
+        if found.submission == position:
+            # The outcome of a whole entry describes none of its messages.
+            self._check_description(submission, found)
+            self._check_order(found, submission.aggregate)
+        if found.kind == ACCEPTED:
+            self._accepted(submission, found)
         else:
-            elapsed_ms = accepted.published_at_ms[row] - accepted.published_at_ms[before.row]
-            wrong = elapsed_ms < self._window.ms and row - before.row < self._window.events
-        self._repeated.add((acceptance_key, expected))
+            self._rejected(submission, found)
+
+    def _check_description(self, submission: Submission, found: _Found) -> None:
+        outcome = found.outcome
+        same = outcome.aggregate == submission.aggregate
+        if found.kind == ACCEPTED:
+            same = same and outcome.event_id == submission.event_id
+        elif outcome.reason == OTHER_REASON:
+            # What is far too large is rejected without anything of its own.
+            same = same or outcome.aggregate == KEYLESS
+        else:
+            same = same and outcome.event_id == submission.event_id and outcome.expected == submission.expected
+        if not same:
+            what = "the outcome's key, id or expected version is not its submission's"
+            self._findings.violated(Invariant.I3, what, self._id(found.submission), self._id(found.position))
+
+    def _check_order(self, found: _Found, aggregate: bytes) -> None:
+        """An aggregate's outcomes stand in each output in the order of their submissions."""
+        self._findings.checked[Invariant.I7] += 1
+        key = self._prefix + aggregate
+        state = self._judged[key]
+        last = state.accepted if found.kind == ACCEPTED else state.rejected
+        if aggregate != KEYLESS and found.position < last:
+            ids = self._id(found.submission), self._id(found.position), self._id(last)
+            self._findings.violated(Invariant.I7, "an outcome before that of an earlier submission", *ids)
+        if found.kind == ACCEPTED:
+            self._judged[key] = Judged(state.tail, max(last, found.position), state.rejected, state.copied)
+        else:
+            self._judged[key] = Judged(state.tail, state.accepted, max(last, found.position), state.copied)
+
+    def _accepted(self, submission: Submission, found: _Found) -> None:
+        findings, outcome = self._findings, found.outcome
+        findings.checked[Invariant.I4] += 1
+        if submission.expected not in (ABSENT, outcome.version - 1):
+            what = f"accepted as version {outcome.version} although it expected version {submission.expected}"
+            findings.violated(Invariant.I4, what, self._id(found.submission), self._id(found.position))
+        findings.checked[Invariant.I6] += 1
+        before = self._acceptances.get(self._prefix + submission.event_id + submission.aggregate)
+        self._remember(found, submission.aggregate, submission.event_id, submission.expected)
+        if before is not None:
+            self._accepted_again(submission, before, found)
+
+    def _remember(self, found: _Found, aggregate: bytes, event_id: bytes, expected: int) -> None:
+        key, outcome = self._prefix + aggregate, found.outcome
+        state = self._judged[key]
+        if outcome.version > state.tail:
+            self._judged[key] = Judged(outcome.version, state.accepted, state.rejected, state.copied)
+        acceptance = Acceptance(outcome.version, outcome.row, outcome.published_at_ms, expected, found.position)
+        self._acceptances[self._prefix + event_id + aggregate] = acceptance
+
+    def _accepted_again(self, submission: Submission, before: Acceptance, found: _Found) -> None:
+        """An id that comes again is a new event if its expected version matches and is another; a retry otherwise."""
+        identity = self._prefix + submission.event_id + submission.aggregate
+        key_before, key_now = (identity + number_to_bytes(number) for number in (before.expected, submission.expected))
+        repeated = self._tables["repeated"]
+        if submission.expected != ABSENT:
+            wrong = key_now == key_before or repeated.get([key_now])[0] is not None
+        else:
+            elapsed_ms = found.outcome.published_at_ms - before.published_at_ms
+            wrong = elapsed_ms < self._window.ms and found.outcome.row - before.row < self._window.events
+        repeated.put([(key_before, b""), (key_now, b"")])
         if wrong:
-            ids = accepted.positions[before.row], accepted.positions[row]
+            ids = self._id(before.position), self._id(found.position)
             self._findings.violated(Invariant.I6, "the same event was accepted twice", *ids)
 
-    def _rejected(self, ordinal: int, row: int, message_id: MessageId) -> None:
-        columns, findings = self._columns, self._findings
-        key, expected = columns.submitted.keys[ordinal], columns.submitted.expected[ordinal]
-        reason, claimed = columns.rejected.reasons[row], columns.rejected.versions[row]
-        ids = message_id, columns.rejected.positions[row]
-        if reason == WRONG_EXPECTED_VERSION:
+    def _rejected(self, submission: Submission, found: _Found) -> None:
+        findings, outcome, expected = self._findings, found.outcome, submission.expected
+        ids = self._id(found.submission), self._id(found.position)
+        if outcome.reason == WRONG_EXPECTED_VERSION:
             findings.checked[Invariant.I4] += 1
-            tail = self._tails.get(key, NO_AGGREGATE)
-            if claimed != tail:
-                findings.violated(Invariant.I4, f"rejected at version {claimed}, but the version was {tail}", *ids)
+            tail = self._judged[self._prefix + submission.aggregate].tail
+            if outcome.version != tail:
+                what = f"rejected at version {outcome.version}, but the version was {tail}"
+                findings.violated(Invariant.I4, what, *ids)
             elif expected in (ABSENT, tail):
                 what = "any version" if expected == ABSENT else f"version {expected}"
                 findings.violated(Invariant.I4, f"rejected at version {tail} although it expected {what}", *ids)
-        elif reason == DUPLICATE:
+        elif outcome.reason == DUPLICATE:
             findings.checked[Invariant.I6] += 1
-            before = self._acceptances.get(_acceptance_key(columns.submitted.event_id(ordinal), key))
-            if before is None or columns.accepted.versions[before.row] != claimed:
-                what = f"rejected as a duplicate of version {claimed}, which is not the same event"
+            before = self._acceptances.get(self._prefix + submission.event_id + submission.aggregate)
+            if before is None or before.version != outcome.version:
+                what = f"rejected as a duplicate of version {outcome.version}, which is not the same event"
                 findings.violated(Invariant.I6, what, *ids)
 
+    def _id(self, position: bytes) -> MessageId:
+        return unpacked(position, self._scope.number)
 
-def _acceptance_key(event_id: bytes, key: int) -> bytes:
-    return event_id + key.to_bytes(4, "big", signed=True)
+
+def _found(row: tuple[bytes, bytes]) -> _Found:
+    key, value = row
+    at = PREFIX_BYTES + POSITION_BYTES
+    return _Found(key[PREFIX_BYTES:at], key[at : at + 1], key[at + 1 :], Outcome.from_bytes(value))
+
+
+def _is_of_entry(found: _Found, position: bytes) -> bool:
+    """A batch that cannot be opened is rejected as one, under its entry's id without batch index."""
+    entry = entry_of(position)
+    return found.kind != ACCEPTED and found.submission == entry + bytes(4) != position
+
+
+def _copy_id(copy: bytes) -> MessageId:
+    return unpacked(copy[PREFIX_BYTES:], int.from_bytes(copy[:PREFIX_BYTES], "big"))

@@ -1,6 +1,8 @@
 """What a verification finds: one line per invariant, with the message ids that show each violation."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 MAX_EXAMPLES: Final = 100  # violations described per invariant; all are counted
@@ -43,8 +45,11 @@ class Report(NamedTuple):
     """What a verification found."""
 
     lines: tuple[Line, ...]
-    pending: int  # submissions without an outcome that are not acknowledged either
+    pending: int  # submissions that wait for their outcome, which includes those after a position in `unsettled`
     before_retention: int  # outcomes whose submission lies before the first that the input still holds: not checked
+    unsettled: Mapping[int, bytes] = MappingProxyType(
+        {}
+    )  # partition -> where it was under way, and the judgement ended
 
     @property
     def ok(self) -> bool:
@@ -72,12 +77,15 @@ class Findings:
         if len(self.examples[invariant]) < MAX_EXAMPLES:
             self.examples[invariant].append(Violation(what, tuple(str(message_id) for message_id in message_ids)))
 
-    def copy(self) -> "Findings":
-        other = Findings()
-        other.checked = dict(self.checked)
-        other.violations = dict(self.violations)
-        other.examples = {invariant: list(examples) for invariant, examples in self.examples.items()}
-        return other
+    def plus(self, other: "Findings") -> "Findings":
+        """Both together."""
+        total = Findings()
+        for invariant in Invariant:
+            total.checked[invariant] = self.checked[invariant] + other.checked[invariant]
+            total.violations[invariant] = self.violations[invariant] + other.violations[invariant]
+            examples = self.examples[invariant] + other.examples[invariant]
+            total.examples[invariant] = examples[:MAX_EXAMPLES]
+        return total
 
     def lines(self) -> tuple[Line, ...]:
         return tuple(

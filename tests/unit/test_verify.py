@@ -21,7 +21,6 @@ from sequencer.verify import (
     Verifier,
     parse_message_id,
 )
-from sequencer.verify_columns import Positions
 from sequencer.verify_report import MAX_EXAMPLES
 
 INPUT_LEDGER, EVENTS_LEDGER, REJECTED_LEDGER = 10, 20, 30
@@ -527,26 +526,3 @@ def test_message_ids_survive_their_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "1:2:3", "1:2:3:4:5", "a:2:3:4", "-1:-1:-1:-1", "1:2:3:-2"])
 def test_other_texts_are_no_message_ids(text: str) -> None:
     assert parse_message_id(text) is None
-
-
-def test_positions_find_what_they_hold_and_nothing_else() -> None:
-    positions = Positions(3)
-    held = [
-        MessageId(1, 0, 3, -1),
-        MessageId(1, 1, 3, 0),
-        MessageId(1, 1, 3, 1),
-        MessageId(4, 0, 3, 0),
-        MessageId(4, 7, 3, -1),
-    ]
-    assert [positions.append(message_id) for message_id in held] == list(range(5))
-    assert list(positions) == held
-    assert [positions[ordinal] for ordinal in range(5)] == held
-    assert [positions.find(message_id) for message_id in held] == list(range(5))
-    for missing in (MessageId(0, 0, 3, -1), MessageId(1, 1, 3, 2), MessageId(2, 0, 3, -1), MessageId(9, 0, 3, -1)):
-        assert positions.find(missing) is None
-    assert positions.entry(MessageId(1, 1, 3, -1)) == range(1, 3)
-    assert positions.entry(MessageId(4, 7, 3, -1)) == range(4, 5)
-    for missing in (MessageId(0, 0, 3, -1), MessageId(1, 9, 3, -1), MessageId(2, 0, 3, -1), MessageId(9, 0, 3, -1)):
-        assert not positions.entry(missing)
-    with pytest.raises(AssertionError):
-        positions.append(held[0])
