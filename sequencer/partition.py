@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import uniform
@@ -33,7 +34,7 @@ from sequencer.prime import prime_output
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
 from sequencer.pulsar.errors import ConsumerBusy, NotGranted, PulsarError
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
-from sequencer.recovery import START, Checkpoint, open_index, recover
+from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
@@ -124,10 +125,10 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
         NeedsOperator, IndexMismatch: no other life can do better.
         PulsarError, IndexFailure, SequencerError, OSError: this life is over, another may do better.
     """
-    office = await unless(stop, acquire(client, partition))
-    if office is None:
-        return
     with open_index(index_dir, identity=partition.events) as index:
+        office = await unless(stop, acquire(client, partition, index))
+        if office is None:
+            return
         end = await unless(stop, recover(client, partition.events, index))
         if end is None:
             return
@@ -140,22 +141,36 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
     """The result of `work`; None where `stop` is set first, and then the work is cancelled."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    return await _race(work, stop.wait())
+
+
+async def _race(work: Coroutine[None, None, Result], other: Coroutine[None, None, object]) -> Result | None:
+    """The result of `work`, or None where `other` ends first; whatever is not over then is cancelled.
+
+    Raises: what either of them raised.
+    """
+    working, beside = asyncio.ensure_future(work), asyncio.ensure_future(other)
     try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        await asyncio.wait({working, beside}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        beside.result()
+        return None
     finally:
-        stopping.cancel()
-        if working.cancel():
-            await asyncio.wait({working}, timeout=FAREWELL_S)
+        if unfinished := {task for task in (working, beside) if task.cancel()}:
+            await asyncio.wait(unfinished, timeout=FAREWELL_S)
 
 
 # --- ACQUIRE ---
 
 
-async def acquire(client: PulsarClient, partition: Partition) -> Office:
-    """Wait to be the owner, then take over. Raises: see `take_over`."""
-    owner = await _elected(client, partition)
+async def acquire(client: PulsarClient, partition: Partition, index: VersionIndex) -> Office:
+    """Wait to be the owner, and meanwhile keep the index warm; then take over. Raises: see `take_over`, `recover`."""
+    try:
+        owner = await _elected(client, partition, GRANT_WAIT_S)
+    except NotGranted:
+        log.info("%s: another instance owns it, standing by", partition)
+        owner = await _parked(client, partition, index)
     log.info("%s: granted, epoch %d", partition, owner.topic_epoch)
     return await take_over(client, partition, owner)
 
@@ -189,20 +204,27 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
     return Office(owner_log, events, rejected, consumer, coordinator)
 
 
-async def _elected(client: PulsarClient, partition: Partition) -> Producer:
-    """The producer on the owner topic: the broker grants it to one instance, and to the next when that one is gone."""
-    parked = False
-    while True:
-        try:
-            return await client.producer(
-                partition.owners,
-                access_mode=AccessMode.WAIT_FOR_EXCLUSIVE,
-                granted_within_s=(PARKED_WAIT_S if parked else GRANT_WAIT_S) * uniform(0.8, 1.2),
-            )
-        except NotGranted:
-            if not parked:
-                log.info("%s: another instance owns it, standing by", partition)
-            parked = True
+async def _elected(client: PulsarClient, partition: Partition, within_s: float) -> Producer:
+    """The producer on the owner topic: the broker grants it to one instance, and to the next when that one is gone.
+
+    Raises:
+        NotGranted: another instance had it all the time.
+    """
+    mode = AccessMode.WAIT_FOR_EXCLUSIVE
+    return await client.producer(partition.owners, access_mode=mode, granted_within_s=within_s * uniform(0.8, 1.2))
+
+
+async def _parked(client: PulsarClient, partition: Partition, index: VersionIndex) -> Producer:
+    """As a standby: be elected at last, with an index that follows the owner's events."""
+
+    async def elected_at_last() -> Producer:
+        while True:
+            with suppress(NotGranted):
+                return await _elected(client, partition, PARKED_WAIT_S)
+
+    owner = await _race(elected_at_last(), keep_level(client, partition.events, index))
+    assert owner is not None, "an index is kept level without end"
+    return owner
 
 
 async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from sequencer import NeedsOperator
 from sequencer.entries import ForeignWriter, StoredEvent, read_events
@@ -55,6 +56,8 @@ class Checkpoint(NamedTuple):
 
 _CHECKPOINT = struct.Struct(">qqq")
 START = Checkpoint(-1, -1, 0)
+NEVER = (2**63, 0)
+"""A position that no event has."""
 
 
 class IndexAhead(NeedsOperator):
@@ -76,14 +79,15 @@ def open_index(directory: Path, *, identity: str) -> Iterator[VersionIndex]:
         IndexMismatch: the directory holds something else: another partition's index, or no index.
         IndexUnavailable: it cannot be made, read or written.
     """
-    private = directory.with_name(f"{directory.name}.{os.getpid()}")
+    useless = False
+    _sweep(directory)
     try:
         index = _open_complete(directory, identity)
     except IndexHeld as held:
-        log.warning("%s; building a private one in %s", held, private)
-        directory = private
+        directory = directory.with_name(f"{directory.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        log.info("%s; building a private one in %s", held, directory)
         index = _open_complete(directory, identity)
-    useless = directory == private
+        useless = True
     try:
         yield index
     except IndexDamaged:
@@ -93,6 +97,13 @@ def open_index(directory: Path, *, identity: str) -> Iterator[VersionIndex]:
         index.close()
         if useless:
             VersionIndex.destroy(directory)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the private indexes that processes which were killed have left; those in use are held."""
+    for left in directory.parent.glob(f"{directory.name}.*"):
+        with suppress(IndexHeld):
+            VersionIndex.destroy(left)
 
 
 def _open_complete(directory: Path, identity: str) -> VersionIndex:
@@ -123,7 +134,7 @@ async def last_position(client: PulsarClient, topic: str) -> tuple[int, int]:
 async def recover(client: PulsarClient, topic: str, index: VersionIndex) -> Checkpoint:
     """Bring the index to the end of `events`-n and say where that is.
 
-    An index without a checkpoint must be empty: `VersionIndex.destroy` it first.
+    An index without a checkpoint may hold a part of an earlier rebuild: all of it is written again.
 
     Raises:
         ForeignWriter: a version or a sequence is missing, repeated or absent.
@@ -141,8 +152,25 @@ async def recover(client: PulsarClient, topic: str, index: VersionIndex) -> Chec
         )
     else:
         level = await _follow(client, topic, index, stored, end)
-    log.info("%s: index level at sequence %d after %.3f s", topic, level.next_sequence, time.monotonic() - started)
+    behind = level.next_sequence - (stored or START).next_sequence
+    seconds = time.monotonic() - started
+    log.info("%s: index level at sequence %d after %.3f s, %d events", topic, level.next_sequence, seconds, behind)
     return level
+
+
+async def keep_level(client: PulsarClient, topic: str, index: VersionIndex) -> NoReturn:
+    """Follow `events`-n for as long as it is let, so that a standby's RECOVER has little left to do.
+
+    Only what is committed is readable, so whatever it applies stays true. Where the topic ends is not known here: the
+    owner's transactions are open.
+
+    Raises: as `recover`, but for IndexAhead.
+    """
+    known = checkpoint_of(index)
+    if known is None:
+        known = await _rebuild(client, topic, index, await last_position(client, topic))
+    await _follow(client, topic, index, known, NEVER)
+    raise AssertionError("unreachable: no event stands at NEVER")
 
 
 def checkpoint_of(index: VersionIndex) -> Checkpoint | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def test_the_standby_finishes_what_the_killed_owner_began(run: Run) -> None:
             run.finish(standby, standby_dir)
 
 
-def test_the_standby_takes_over_from_an_owner_that_is_stopped(run: Run) -> None:
-    """Both use the same index directory: the standby finds in it what the owner left."""
+def test_owner_and_standby_in_the_same_index_directory(run: Run) -> None:
+    """The owner holds it, so the standby keeps a private index; whoever starts next finds what the owner left."""
     with run.start() as owner:
         run.await_more(owner, 0)
         with run.start() as standby:
@@ -101,7 +102,26 @@ def test_the_standby_takes_over_from_an_owner_that_is_stopped(run: Run) -> None:
             run.await_more(owner, 1000)
             owner.stop()
             run.await_more(standby, 1000)
-            run.finish(standby)
+            standby.stop()
+    assert sorted(path.name for path in run.index_dir.glob("*/partition-*")) == ["partition-0", "partition-1"]
+    with run.start() as process:
+        run.finish(process)
+
+
+def test_a_warm_standby_has_little_to_recover(run: Run) -> None:
+    """It has followed the events while it was parked: what it reads after the grant is what came last."""
+    standby_dir = run.index_dir.with_name("standby")
+    with run.start() as owner:
+        run.await_more(owner, 1000)
+        with run.start(index_dir=standby_dir) as standby:
+            standby.await_standby(PARTITIONS)
+            run.await_more(owner, 3000)
+            owner.kill()
+            standby.await_sequencing(PARTITIONS)
+            read = re.findall(r"index level at sequence \d+ after \S+ s, (\d+) events", "".join(standby.lines()))
+            assert len(read) == PARTITIONS
+            assert sum(map(int, read)) < 1000
+            run.finish(standby, standby_dir)
 
 
 def test_the_index_is_deleted_in_mid_run(run: Run) -> None:

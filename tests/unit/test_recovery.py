@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -159,11 +160,19 @@ def test_where_somebody_holds_the_index_a_private_one_is_built_and_removed(tmp_p
     recovered(log_of(HISTORY[0]), directory)
     with VersionIndex.open(directory, identity=TOPIC) as held:
         with open_index(directory, identity=TOPIC) as private:
-            assert private.directory == tmp_path / f"0.{os.getpid()}"
+            assert re.fullmatch(rf"0\.{os.getpid()}-[0-9a-f]{{8}}", private.directory.name)
+            assert private.directory.parent == tmp_path
             level = asyncio.run(recover(cast(PulsarClient, log_of(*HISTORY)), TOPIC, private))
             assert level == position(1, 3)
         assert dict(held.entries()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_private_indexes_that_nobody_holds_any_more_are_removed(tmp_path: Path) -> None:
+    directory, left, in_use = tmp_path / "0", tmp_path / "0.17-00000000", tmp_path / "0.18-00000000"
+    VersionIndex.open(left, identity=TOPIC).close()
+    with VersionIndex.open(in_use, identity=TOPIC), open_index(directory, identity=TOPIC):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0", in_use.name]
 
 
 @pytest.mark.parametrize("checkpoint", [START, Checkpoint(2**62, 0, 2**62), Checkpoint(0, 1, 2)])
