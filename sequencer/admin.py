@@ -1,4 +1,4 @@
-"""Pulsar's admin REST interface, as little of it as `sequencer init` needs: JSON in, JSON out, errors in one line."""
+"""Pulsar's admin REST interface, as little of it as the commands need: JSON in, JSON out, errors in one line."""
 
 from __future__ import annotations
 
@@ -38,16 +38,9 @@ class Admin:
     """
 
     def __init__(self, admin_url: str, token: str | None = None) -> None:
-        self.admin_url = admin_url.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.admin_url = _checked_url(admin_url)
         timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        try:
-            self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
-            scheme = httpx.URL(self.admin_url).scheme
-        except httpx.InvalidURL as error:
-            raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} ({error})") from error
-        if scheme not in ("http", "https"):
-            raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} (expected http://HOST:PORT)")
+        self._http = httpx.Client(headers=_headers(token), timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Admin:
         return self
@@ -73,7 +66,7 @@ class Admin:
 
     def _call(self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Any:
         """Raises: AdminFailed."""
-        url = f"{self.admin_url}/admin/{quote(path)}"
+        url = _url(self.admin_url, path)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(method, url, body, query)
             if not response.is_redirect:
@@ -81,15 +74,75 @@ class Admin:
             # Another broker owns the topic. httpx's own redirects would drop the bearer token on the way.
             url = urljoin(url, response.headers["Location"])
             query = None
-        raise AdminFailed(f"{method} {path}: more than {MAX_REDIRECTS} redirects, the last one to {url}")
+        raise _too_many_redirects(method, path, url)
 
     def _send(self, method: str, url: str, body: object, query: Mapping[str, str] | None) -> httpx.Response:
         try:
             return self._http.request(method, url, json=body, params=query)
-        except httpx.TimeoutException as error:
-            raise AdminFailed(f"{method} {url}: no answer in time ({type(error).__name__})") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise AdminFailed(f"cannot reach the admin interface at {self.admin_url}: {error}") from error
+            raise _unreachable(self.admin_url, method, url, error) from error
+
+
+class AdminReader:
+    """The same for one event loop, and only reading: what waits for an answer can be cancelled.
+
+    Args:
+        timeout_s: for each request.
+    """
+
+    def __init__(self, admin_url: str, token: str | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.admin_url = _checked_url(admin_url)
+        self._http = httpx.AsyncClient(headers=_headers(token), timeout=timeout_s, trust_env=False)
+
+    async def __aenter__(self) -> AdminReader:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """As `Admin.get`. Raises: AdminFailed."""
+        url = str(httpx.URL(_url(self.admin_url, path), params=query))
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                response = await self._http.get(url)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _unreachable(self.admin_url, "GET", url, error) from error
+            if not response.is_redirect:
+                return _decoded("GET", path, response)
+            url = urljoin(url, response.headers["Location"])
+        raise _too_many_redirects("GET", path, url)
+
+
+def _checked_url(admin_url: str) -> str:
+    """Without a slash at its end. Raises: AdminFailed: not http:// or https://."""
+    try:
+        scheme = httpx.URL(admin_url).scheme
+    except httpx.InvalidURL as error:
+        raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} ({error})") from error
+    if scheme not in ("http", "https"):
+        raise AdminFailed(f"not a URL of an admin interface: {admin_url!r} (expected http://HOST:PORT)")
+    return admin_url.rstrip("/")
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _url(admin_url: str, path: str) -> str:
+    return f"{admin_url}/admin/{quote(path)}"
+
+
+def _too_many_redirects(method: str, path: str, url: str) -> AdminFailed:
+    return AdminFailed(f"{method} {path}: more than {MAX_REDIRECTS} redirects, the last one to {url}")
+
+
+def _unreachable(admin_url: str, method: str, url: str, error: Exception) -> AdminFailed:
+    if isinstance(error, httpx.TimeoutException):
+        return AdminFailed(f"{method} {url}: no answer in time ({type(error).__name__})")
+    return AdminFailed(f"cannot reach the admin interface at {admin_url}: {error}")
 
 
 def _decoded(method: str, path: str, response: httpx.Response) -> Any:

@@ -295,6 +295,31 @@ async def _last_messages(connection: Connection, topic: str) -> dict[int, Messag
 
 
 @cli.command()
+@click.option(
+    "--index-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="SEQUENCER_INDEX_DIR",
+    show_envvar=True,
+    help="Of an instance on this machine: says how far behind its indexes are.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines: one for the topics, one for each partition.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@connected
+def status(connection: Connection, index_dir: Path | None, as_json: bool, watch: bool) -> int:
+    """Who owns which partition, what waits, what is wrong, and what to do about it.
+
+    It only looks, and answers in seconds also where the broker does not. The exit code is 0 where nothing is wrong, and
+    1 where something is, could not be found out, or cannot be reached.
+
+    \b
+    Example:  sequencer status --watch
+    """
+    from sequencer.status_command import show_status
+
+    return show_status(connection, index_dir, as_json=as_json, watch=watch)
+
+
+@cli.command()
 @command
 def demo(verbose: bool) -> int:
     """Watch a bank account: two servers, a broker and a sequencer of its own, and one withdrawal too many.

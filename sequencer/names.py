@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from sequencer import SequencerError
 
@@ -78,6 +79,11 @@ class Topics:
 def partition_of(topic: str, partition: int) -> str:
     assert partition >= 0
     return f"{topic}-partition-{partition}"
+
+
+def index_directory(index_dir: Path, namespace: str, partition: int) -> Path:
+    """Where an instance keeps the index of a partition, below the directory that it was told."""
+    return index_dir / namespace.replace("/", "_") / f"partition-{partition}"
 
 
 def short_name(topic: str) -> str:

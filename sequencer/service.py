@@ -22,7 +22,7 @@ from random import uniform
 from typing import TypeVar
 
 from sequencer import NeedsOperator, SequencerError
-from sequencer.names import Topics
+from sequencer.names import Topics, index_directory
 from sequencer.partition import Partition, live
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
@@ -114,7 +114,7 @@ async def _serve(settings: ServiceSettings, count: int) -> int:
 
 async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asyncio.Event) -> bool:
     """One life after another until `stop`. False: the partition needs a person, and was left alone."""
-    index_dir = settings.index_dir / settings.namespace.replace("/", "_") / f"partition-{partition.number}"
+    index_dir = index_directory(settings.index_dir, settings.namespace, partition.number)
     backoff_s = BACKOFF_FIRST_S
     while not stop.is_set():
         began_s = time.monotonic()

@@ -13,7 +13,7 @@ Rows by column family (integers are little-endian)::
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +126,7 @@ class VersionIndex:
         try:
             if store.is_new:
                 _begin(store, identity)
-            _check_identity(store, identity)
+            _check_identity(directory, identity, store.read(_FORMAT_KEY))
             state = _read_state(store)
             for name in store.names - {TAILS, *_families_of(state)}:
                 store.drop(name)  # a crash came between the steps of a rotation
@@ -325,8 +325,7 @@ def _begin(store: Store, identity: str) -> None:
     store.flush()  # a damaged write-ahead log must not cost the identity
 
 
-def _check_identity(store: Store, identity: str) -> None:
-    row = store.read(_FORMAT_KEY)
+def _check_identity(directory: Path, identity: str, row: bytes | None) -> None:
     if row == _format_row(identity):
         return
     if row is None:
@@ -335,18 +334,31 @@ def _check_identity(store: Store, identity: str) -> None:
         found = f"the index of {row[len(_FORMAT_HEAD) :].decode(errors='backslashreplace')!r}"
     else:
         found = f"a database of another format: {row[:80]!r}"
-    raise IndexMismatch(store.directory, found=found, expected=f"the index of {identity!r}, format {FORMAT_VERSION}")
+    raise IndexMismatch(directory, found=found, expected=f"the index of {identity!r}, format {FORMAT_VERSION}")
+
+
+def stored_checkpoint(directory: Path, identity: str, read: Callable[[bytes], bytes | None]) -> bytes | None:
+    """The checkpoint of an index by two rows of its ``default`` family, for whoever only looks into it.
+
+    Raises: IndexMismatch, IndexDamaged, and what ``read`` raises.
+    """
+    _check_identity(directory, identity, read(_FORMAT_KEY))
+    return _decode_state(directory, read(_STATE_KEY)).checkpoint
+
+
+def _decode_state(directory: Path, row: bytes | None) -> _State:
+    """Raises: IndexDamaged."""
+    if row is None:
+        raise IndexDamaged(directory, "the state record is missing")
+    try:
+        return _State.decode(row)
+    except ValueError as error:
+        raise IndexDamaged(directory, f"the state record {row[:80]!r} is unreadable: {error}") from error
 
 
 def _read_state(store: Store) -> _State:
     """Raises: IndexDamaged: no state, or one that does not fit the column families."""
-    row = store.read(_STATE_KEY)
-    if row is None:
-        raise IndexDamaged(store.directory, "the state record is missing")
-    try:
-        state = _State.decode(row)
-    except ValueError as error:
-        raise IndexDamaged(store.directory, f"the state record {row[:80]!r} is unreadable: {error}") from error
+    state = _decode_state(store.directory, store.read(_STATE_KEY))
     if missing := {TAILS, *_families_of(state)} - store.names:
         raise IndexDamaged(store.directory, f"without the column family {', '.join(sorted(missing))}")
     return state
