@@ -39,8 +39,7 @@ def main() -> int:
     directory = options.directory or Path(tempfile.mkdtemp(prefix="faults-"))
     totals: Counter[str] = Counter()
     failed: list[int] = []
-    broker = EmbeddedBroker(directory / "broker", extra_settings=BROKER_SETTINGS)
-    broker.start()
+    broker = _fresh_broker(directory, 0)
     try:
         for number, one in enumerate(plans):
             print(one, flush=True)
@@ -51,12 +50,22 @@ def main() -> int:
             print(failure or f"seed {one.seed}: well, {figures}", flush=True)
             if options.record:
                 _record(options.record, one, began_s, figures, failure)
+            if failure:
+                # What is wrong may be the broker, and must not be blamed on the next plan.
+                broker.kill()
+                broker = _fresh_broker(directory, number + 1)
     finally:
         broker.kill()
     for name, count in sorted(totals.items()):
         print(f"{count:8}  {name}")
     print(f"{len(failed)} failed: {failed}" if failed else "none failed", f"(everything is in {directory})")
     return min(len(failed), 100)
+
+
+def _fresh_broker(directory: Path, number: int) -> EmbeddedBroker:
+    broker = EmbeddedBroker(directory / f"broker-{number}", extra_settings=BROKER_SETTINGS)
+    broker.start()
+    return broker
 
 
 def _options() -> argparse.Namespace:

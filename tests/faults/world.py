@@ -78,13 +78,22 @@ class Process:
         if self._current is None:
             self._current = self._start()
 
+    def tend(self) -> None:
+        """What a service manager does: start it again where it found no broker to start with."""
+        if self._current is not None and self._current.process.poll() is not None:
+            assert self._current.process.returncode == 1, self._current.log()
+            assert self._current.log().startswith("error: Pulsar: "), self._current.log()
+            self._buried()
+            self.start()
+
     def kill(self) -> bool:
         """kill -9. False: it is dead already."""
         if self._current is None:
             return False
+        alive = self._current.process.poll() is None
         self._current.kill()
         self._buried()
-        return True
+        return alive
 
     def stop(self) -> None:
         """SIGTERM; it must leave by itself."""
@@ -206,6 +215,7 @@ class World:
             at_s, _, work = heapq.heappop(self._agenda)
             time.sleep(max(0.0, at_s - time.monotonic()))
             work()
+            self._tend()
 
     def _later(self, at_s: float, work: Callable[[], object]) -> None:
         heapq.heappush(self._agenda, (at_s, next(self._order), work))
@@ -383,7 +393,7 @@ class World:
         for publisher in publishers:
             lost = [receipt for receipt in publisher.receipts if receipt not in stored]
             assert not lost, f"the broker has lost {len(lost)} submissions that it had acknowledged: {lost[:5]}"
-        logs.await_all(SETTLED_WITHIN_S, self._check_running)
+        logs.await_all(SETTLED_WITHIN_S, self._tend)
         for process in self._processes:
             process.stop()
         last = self._processes[0]
@@ -395,10 +405,9 @@ class World:
         assert not strange, "".join(strange[:5])
         logs.check(last.index_dir)
 
-    def _check_running(self) -> None:
+    def _tend(self) -> None:
         for process in self._processes:
-            if process.current is not None:
-                process.current.check_running()
+            process.tend()
 
     def _write_logs(self) -> None:
         for process in self._processes:
@@ -456,5 +465,13 @@ def run(plan: Plan, broker: EmbeddedBroker, namespace: str, directory: Path) -> 
     try:
         return world.run()
     except BaseException as failure:
+        _dump_threads(broker)
         failure.add_note(f"{plan}\nlogs in {directory}")
         raise
+
+
+def _dump_threads(broker: EmbeddedBroker) -> None:
+    """Java writes what every thread is doing to its output, java.out."""
+    if broker._child is not None:
+        broker._child.process.send_signal(signal.SIGQUIT)
+        time.sleep(1.0)
