@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -133,4 +134,6 @@ def _numbered(rate: int) -> Numbered:
 
 
 if __name__ == "__main__":
+    # Whatever ends it, nothing that it started may go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     bench()

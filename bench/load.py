@@ -3,15 +3,14 @@
 Open loop: batch k is sent when it is due, whether or not the broker has answered the ones before. So a sequencer that
 stands still finds everything that came in meanwhile, as it would in the real world.
 
-`python -m bench.load SERVICE_URL TOPIC RATE AGGREGATES EVENT_BYTES BATCH_EVENTS` runs until SIGTERM. Its first line is
-when batch 0 was due (Unix time), its last one the `Sent` as JSON.
+`python -m bench.load SERVICE_URL TOPIC RATE AGGREGATES EVENT_BYTES BATCH_EVENTS` runs until its standard input
+ends, as it also does when whoever started it dies. Its first line is when batch 0 was due (Unix time), its second how
+many events it has stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
 import subprocess
 import sys
 import time
@@ -41,7 +40,10 @@ class LoadProcess:
         """`rate` in events per second. Returns when it has begun."""
         numbers = map(str, (rate, *numbered))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.load", service_url, topic, *numbers], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bench.load", service_url, topic, *numbers],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         self._rate = rate
@@ -53,11 +55,10 @@ class LoadProcess:
 
     def stop(self) -> int:
         """End it, and return how many events it has stored."""
-        self._process.send_signal(signal.SIGTERM)
-        output, _ = self._process.communicate(timeout=ENDED_WITHIN_S)
+        output, _ = self._process.communicate(timeout=2 * ENDED_WITHIN_S)
         if self._process.returncode != 0:
             raise RuntimeError(f"the load ended with {self._process.returncode}")
-        return int(json.loads(output.splitlines()[-1])["events"])
+        return int(output)
 
     def end(self) -> None:
         """Kill it if it still runs."""
@@ -78,7 +79,7 @@ class Load:
         self.stop = asyncio.Event()
 
     async def run(self) -> int:
-        """Send until `stop` is set and all that was sent is stored; return how many events that is."""
+        """Send until `stop` is set and all that was due is stored; return how many events that is."""
         loop = asyncio.get_running_loop()
         self._began_s = loop.time() + LEAD_S
         print(time.time() + LEAD_S, flush=True)
@@ -124,8 +125,11 @@ class Load:
 
 async def _main(service_url: str, topic: str, rate: str, *numbered: str) -> None:
     load = Load(service_url, topic, Numbered(*map(int, numbered)), int(rate))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop.set)
-    print(json.dumps({"events": await load.run()}))
+    running = asyncio.create_task(load.run())
+    await asyncio.to_thread(sys.stdin.read)
+    load.stop.set()
+    async with asyncio.timeout(ENDED_WITHIN_S):
+        print(await running)
 
 
 if __name__ == "__main__":
