@@ -28,7 +28,7 @@ def sequencer(
     """Run one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "sequencer", *arguments],
-        env=_environment(broker, namespace),
+        env=environment_of(broker, namespace),
         input=stdin,
         capture_output=True,
         timeout=COMMAND_WITHIN_S,
@@ -73,7 +73,7 @@ class SequencerProcess:
                 str(workers),
                 *options,
             ],
-            env=_environment(broker, namespace) | dict(environment),
+            env=environment_of(broker, namespace) | dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -148,7 +148,7 @@ class SequencerProcess:
             self._changed.notify_all()
 
 
-def _environment(broker: EmbeddedBroker, namespace: str) -> dict[str, str]:
+def environment_of(broker: EmbeddedBroker, namespace: str) -> dict[str, str]:
     return os.environ | {
         "SEQUENCER_SERVICE_URL": broker.service_url,
         "SEQUENCER_ADMIN_URL": broker.admin_url,
