@@ -29,6 +29,10 @@ class AdminFailed(SequencerError):
         self.status = status
 
 
+class AdminUnreachable(AdminFailed):
+    """There is nobody to ask: no connection to the admin interface can be made."""
+
+
 class Admin:
     """A connection to the admin interface.
 
@@ -142,7 +146,7 @@ def _too_many_redirects(method: str, path: str, url: str) -> AdminFailed:
 def _unreachable(admin_url: str, method: str, url: str, error: Exception) -> AdminFailed:
     if isinstance(error, httpx.TimeoutException):
         return AdminFailed(f"{method} {url}: no answer in time ({type(error).__name__})")
-    return AdminFailed(f"cannot reach the admin interface at {admin_url}: {error}")
+    return AdminUnreachable(f"cannot reach the admin interface at {admin_url}: {error}")
 
 
 def _decoded(method: str, path: str, response: httpx.Response) -> Any:

@@ -267,7 +267,7 @@ def _output_problems(state: PartitionState) -> Iterator[Problem]:
         )
     for hold in state.holds:
         if hold.held_s > HELD_LIMIT_S:
-            named = f" ({hold.transaction})" if hold.transaction else ""
+            named = f" {hold.transaction}" if hold.transaction else ""
             yield Problem(
                 f"an open transaction{named} has held back the readers of {hold.topic} for up to {hold.held_s:.0f} s",
                 "the next owner ends what its predecessor recorded: start an instance where there is no owner, "

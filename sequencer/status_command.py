@@ -23,7 +23,7 @@ from sequencer.console import EXIT_FAILED, KNOWN_FAILURES, Connection, one_line
 from sequencer.pulsar.client import ClientSettings, PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.pulsar.settings import NO_AUTH, token_auth
-from sequencer.status import NO_EVENT, Hold, PartitionState, Peer, Problem, diagnose, diagnose_topics
+from sequencer.status import NO_EVENT, Hold, PartitionState, Problem, diagnose, diagnose_topics
 from sequencer.status_look import QUESTION_LIMIT_S, REJECTIONS_WINDOW_S, Sight, look
 
 WATCH_INTERVAL_S = 2.0
@@ -40,7 +40,7 @@ def show_status(connection: Connection, index_dir: Path | None, *, as_json: bool
     """Look once, or until Ctrl-C, and print. Returns the exit code: 0 where nothing is wrong.
 
     Raises:
-        PulsarError: the broker cannot be reached (not with `watch`, which goes on trying).
+        PulsarError, AdminUnreachable: the broker cannot be asked (not with `watch`, which goes on trying).
     """
     if watch:
         with _screen(connection.namespace, as_json=as_json) as show:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sequencer import SequencerError
-from sequencer.admin import HTTP_NOT_FOUND, AdminFailed, AdminReader
+from sequencer.admin import HTTP_NOT_FOUND, AdminFailed, AdminReader, AdminUnreachable
 from sequencer.entries import ForeignWriter, read_events
 from sequencer.event import MAX_ENTRY_BYTES
 from sequencer.names import SUBSCRIPTION, Topics, index_directory, short_name
@@ -26,7 +26,6 @@ from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 from sequencer.recovery import Checkpoint
 from sequencer.status import (
-    HELD_LIMIT_S,
     NO_EVENT,
     Backlog,
     Hold,
@@ -80,6 +79,7 @@ async def look(client: PulsarClient, admin: AdminReader, topics: Topics, index_d
 
     Raises:
         PulsarError: the broker cannot be asked how many partitions there are.
+        AdminUnreachable: nor anything else.
     """
     shared = await _look_at_topics(client, admin, topics)
     turns = asyncio.Semaphore(CONCURRENT_PARTITIONS)
@@ -104,6 +104,8 @@ async def _look_at_topics(client: PulsarClient, admin: AdminReader, topics: Topi
     async def policy(topic: str, resource: str) -> Any:
         try:
             return await admin.get(f"{_path(topic)}/{resource}", {"applied": "true"})
+        except AdminUnreachable:
+            raise
         except AdminFailed as error:
             unknown.append(f"{resource} of {short_name(topic)}: {_one_line(error)}")
             raise
@@ -119,8 +121,10 @@ async def _look_at_topics(client: PulsarClient, admin: AdminReader, topics: Topi
             deduplication[short_name(topic)] = await policy(topic, "deduplicationEnabled")
         if topics.events in there:
             threshold = int(await policy(topics.events, "compactionThreshold") or 0)
+    except AdminUnreachable:
+        raise
     except AdminFailed:
-        pass  # one that cannot be asked tells enough: the rest would wait for the same
+        pass  # one that is not told is enough to know: the rest would only wait for the same
     return TopicsState(
         partitions=partitions,
         retention=retention,
@@ -260,7 +264,8 @@ class _Look:
 
     async def _holder(self, topic: str) -> tuple[str, float | None]:
         """The oldest transaction that a coordinator knows to have messages on a topic, and how long it is open."""
-        slow = await self._admin.get(f"v3/transactions/slowTransactions/{int(HELD_LIMIT_S * 1000)}")
+        # The number is no age: it lists what has a time-out of at least so many milliseconds. 0 = all that are open.
+        slow = await self._admin.get("v3/transactions/slowTransactions/0")
         holders = [
             (transaction["openTimestamp"], name)
             for name, transaction in slow.items()

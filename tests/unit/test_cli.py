@@ -16,8 +16,8 @@ from sequencer.cli import cli, default_index_dir, parse_partitions
 from sequencer.pulsar.errors import ConnectionLost
 from sequencer.service import ServiceSettings
 
-COMMANDS = ["init", "run", "publish", "tail", "demo", "broker"]
-CONNECTED = ["init", "run", "publish", "tail"]
+COMMANDS = ["init", "run", "status", "publish", "tail", "demo", "broker"]
+CONNECTED = ["init", "run", "status", "publish", "tail"]
 
 
 def invoke(*arguments: str, **options: Any) -> Result:
