@@ -22,7 +22,7 @@ import click
 
 from sequencer import __version__
 from sequencer.admin import Admin
-from sequencer.console import EXIT_FAILED, Connection, OutcomeUnknown, command, connected, one_line
+from sequencer.console import EXIT_FAILED, EXIT_VIOLATIONS, Connection, OutcomeUnknown, command, connected, one_line
 from sequencer.names import short_name
 from sequencer.pulsar.frames import MessageId
 from sequencer.topics import (
@@ -317,6 +317,65 @@ def status(connection: Connection, index_dir: Path | None, as_json: bool, watch:
     from sequencer.status_command import show_status
 
     return show_status(connection, index_dir, as_json=as_json, watch=watch)
+
+
+@cli.command()
+@click.option("--partitions", metavar="LIST", help="Such as 0-3,7.  [default: all]")
+@click.option(
+    "--index-dir",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="What run has as its --index-dir: the indexes there are checked too.",
+)
+@click.option("--follow", is_flag=True, help="Go on with what comes, until a violation or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as one JSON line.")
+@connected
+def verify(connection: Connection, partitions: str | None, index_dir: Path | None, follow: bool, as_json: bool) -> int:
+    """Check the sequencer's promises on what the topics really hold.
+
+    It reads submitted_events, events, rejected_events and what is acknowledged, and only reads; sequencers may be at
+    work. The exit code is 0 where every promise was kept, and 4 where one was not: then the message ids that show it
+    are printed. It needs about 250 bytes of disk under TMPDIR for every event.
+
+    With --follow it goes on until the first violation. Ctrl-C then prints what was checked, and the exit code is 0.
+
+    \b
+    Example:  sequencer verify --follow
+    """
+    from sequencer import verify_command as verifying
+
+    with Admin(connection.admin_url, connection.token) as admin, progress_of_steps() as show:
+        target = verifying.Target(
+            connection.client,
+            admin,
+            connection.topics,
+            None if partitions is None else parse_partitions(partitions),
+            index_dir,
+        )
+        begun = functools.partial(click.echo, "no violation up to now; following, Ctrl-C ends", err=True)
+        found = verifying.verify(target, follow=begun if follow else None, show=show)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        for note in found.notes:
+            click.echo(f"note: {note}", err=True)
+        click.echo(str(found))
+    return 0 if found.report.ok else EXIT_VIOLATIONS
+
+
+@contextlib.contextmanager
+def progress_of_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error, where that is a terminal; it is told the step, what is done, of how much."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 @cli.command()

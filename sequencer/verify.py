@@ -256,6 +256,10 @@ class Verifier:
         """
         return {number: state.frontier for number, state in self._partitions.items()}
 
+    def unjudged(self) -> int:
+        """Submissions that the next report has to look at."""
+        return sum(state.submitted - state.closed for state in self._partitions.values())
+
     def report(
         self, settled: Mapping[int, bytes] | None = None, progress: Callable[[int], None] = lambda count: None
     ) -> Report:

@@ -36,8 +36,10 @@ class Line(NamedTuple):
     examples: tuple[Violation, ...]
 
     def __str__(self) -> str:
-        verdict = f"{self.violations} violations" if self.violations else "ok"
+        verdict = f"{self.violations} violations" if self.violations else "ok" if self.checked else "nothing to check"
         shown = "".join(f"\n    {example.what} [{', '.join(example.message_ids)}]" for example in self.examples)
+        if (more := self.violations - len(self.examples)) > 0:
+            shown += f"\n    and {more} more"
         return f"{self.invariant.name} {verdict}, {self.checked} checked: {self.invariant}{shown}"
 
 
@@ -55,6 +57,24 @@ class Report(NamedTuple):
     def ok(self) -> bool:
         """No promise was broken."""
         return not any(line.violations for line in self.lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "ok": self.ok,
+            "invariants": [
+                {
+                    "name": line.invariant.name,
+                    "promise": line.invariant.value,
+                    "checked": line.checked,
+                    "violations": line.violations,
+                    "examples": [example._asdict() for example in line.examples],
+                }
+                for line in self.lines
+            ],
+            "pending": self.pending,
+            "before_retention": self.before_retention,
+        }
 
     def violated(self) -> dict[str, int]:
         """The broken invariants by name, with how often."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ FAMILY_WRITE_BUFFER_BYTES = 24 * MIB
 BLOCK_BYTES = 8 * 1024
 BLOOM_BITS_PER_KEY = 10
 SCAN_CHUNK_ROWS = 10_000
+BATCH_ROWS = 10_000
 MAX_OPEN_FILES = 256
 BACKGROUND_JOBS = 2
 
@@ -101,10 +103,11 @@ class _SpilledTable:
         return list(found)
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        batch = self._batch()
-        for key, value in rows:
-            batch[key] = value
-        if len(batch):
+        rows = iter(rows)
+        while chunk := list(islice(rows, BATCH_ROWS)):
+            batch = self._batch()
+            for key, value in chunk:
+                batch[key] = value
             self._database.write(batch)
 
     def remove(self, keys: Iterable[bytes]) -> None:

@@ -40,6 +40,11 @@ def namespace(broker: EmbeddedBroker) -> str:
     Create its topics one after another, awaiting each: the broker may stall for 30 s when several topics of a
     namespace are loaded for the first time within milliseconds of each other.
     """
+    return make_namespace(broker)
+
+
+def make_namespace(broker: EmbeddedBroker) -> str:
+    """What the fixture does, for fixtures that live longer."""
     name = f"public/test-{next(_numbers)}"
     policies = {"retention_policies": {"retentionTimeInMinutes": -1, "retentionSizeInMB": -1}}
     url = f"{broker.admin_url}/admin/v2/namespaces/{name}"
