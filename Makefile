@@ -1,11 +1,13 @@
 # make demo    the whole thing on this machine, on a real broker: needs only Python 3.11+
 # make test    lint, types and every test against a real broker
+# make faults  fresh schedules of faults for so many MINUTES
 PYTHON ?= python3
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test faults bench lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -13,6 +15,9 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/pytest -q
+
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults --minutes $(MINUTES)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -22,10 +22,11 @@ from random import SystemRandom
 
 from sequencer.broker import EmbeddedBroker
 from tests.faults.schedule import Plan, plan
-from tests.faults.world import BROKER_SETTINGS, Figures, run
+from tests.faults.world import BROKER_SETTINGS, BrokerDefect, Figures, run
 
 SEED_LIMIT = 10**9
 DEFAULT_SECONDS = 30.0
+DEFECT = "came to nothing"
 
 
 def main() -> int:
@@ -45,8 +46,8 @@ def main() -> int:
             print(one, flush=True)
             began_s = time.time()
             figures, failure = _run(one, broker, f"public/faults-{number}-{one.seed}", directory / f"run-{number}")
-            totals += _counted(figures)
-            failed += [one.seed] if failure else []
+            totals += _counted(figures, failure)
+            failed += [one.seed] if failure and DEFECT not in failure else []
             print(failure or f"seed {one.seed}: well, {figures}", flush=True)
             if options.record:
                 _record(options.record, one, began_s, figures, failure)
@@ -98,13 +99,17 @@ def _plans(options: argparse.Namespace) -> Iterator[Plan]:
 def _run(one: Plan, broker: EmbeddedBroker, namespace: str, directory: Path) -> tuple[Figures | None, str]:
     try:
         return run(one, broker, namespace, directory), ""
+    except BrokerDefect as defect:
+        return None, f"seed {one.seed} {DEFECT}: {defect}"
     except Exception:
         return None, f"seed {one.seed} FAILED\n{traceback.format_exc()}"
 
 
-def _counted(figures: Figures | None) -> Counter[str]:
+def _counted(figures: Figures | None, failure: str) -> Counter[str]:
     if figures is None:
-        return Counter({"runs": 1})
+        return Counter(
+            {"runs": 1, "runs that came to nothing in the broker" if DEFECT in failure else "failed runs": 1}
+        )
     events = {"runs": 1, "submissions": figures.submissions, "accepted": figures.accepted, "rejected": figures.rejected}
     return Counter({**events, "submitted again after a time-out": figures.resubmitted}) + figures.faults
 
@@ -115,7 +120,7 @@ def _record(file: Path, one: Plan, began_s: float, figures: Figures | None, fail
         "seconds": one.seconds,
         "began_s": int(began_s),
         "took_s": round(time.time() - began_s, 1),
-        "counts": dict(_counted(figures)),
+        "counts": dict(_counted(figures, failure)),
         "failure": failure,
         "plan": json.loads(one.to_json()),
     }

@@ -33,13 +33,13 @@ from tests.faults.launcher import hurry
 BATCH_MESSAGES = 6
 """Messages per transaction, so that a few events make several."""
 
-STOP_AFTER_S = 0.8
-"""Then a sequencer that is to crash while it stops, or not at all, gets a SIGTERM."""
+IDLE_S = 0.4
+"""A sequencer that asks nothing of anyone for so long has done its work. It gets a SIGTERM, and may crash on that."""
 
 REACHED_WITHIN_S = 15.0
 REAP_POLL_S = 0.005
-SEQUENCE_CALLS = 3
-"""Of each kind in SEQUENCE, which goes on and on. Of the other phases, every call is a point."""
+FIRST_CALLS = 3
+"""Of each kind in SEQUENCE, which goes on and on, and in STOP. Of the other phases, every call is a point."""
 
 
 class Request(NamedTuple):
@@ -62,15 +62,24 @@ class Crash:
         self._point = point
         self._record = record
         self._calls: Counter[tuple[str, str]] = Counter()
+        self._last_call_s = time.monotonic()
 
     def call(self, what: str) -> Callable[[str], None]:
         """One call begins; returns what is to be told its moments."""
         phase = self.phase
+        self._last_call_s = time.monotonic()
         self._calls[phase, what] += 1
         number = self._calls[phase, what]
-        if phase == "SEQUENCE" and number > SEQUENCE_CALLS:
+        if phase in ("SEQUENCE", "STOP") and number > FIRST_CALLS:
             return lambda moment: None
         return lambda moment: self._at(f"{phase} {what} {number} {moment}")
+
+    def stop_when_idle(self) -> None:
+        """Return when the work is done, with a SIGTERM to this process. In a thread of its own."""
+        while self.phase != "SEQUENCE" or time.monotonic() - self._last_call_s < IDLE_S:
+            time.sleep(IDLE_S / 4)
+        self.phase = "STOP"
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _at(self, point: str) -> None:
         if point == self._point:
@@ -205,14 +214,7 @@ def _become_sequencer(request: Request) -> None:
     install(crash)
     sequencer.partition.BATCH_MESSAGES = BATCH_MESSAGES
 
-    def stop() -> None:
-        crash.phase = "STOP"
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if not request.point or request.point.startswith("STOP "):
-        timer = threading.Timer(STOP_AFTER_S, stop)
-        timer.daemon = True
-        timer.start()
+    threading.Thread(target=crash.stop_when_idle, daemon=True).start()
     settings = ServiceSettings(
         service_url=request.service_url,
         namespace=request.namespace,
