@@ -33,8 +33,8 @@ class Publisher:
         self._name = name
         self._random = Random(f"{seed}/{name}")
         self._batched = self._random.random() < 0.7
-        self._pause_s = self._random.choice([0.02, 0.1, 0.3])
-        self._turn = self._random.choice([1, 30, 150]) if self._batched else self._random.choice([1, 10])
+        self._pause_s = self._random.choice([0.05, 0.1, 0.3])
+        self._turn = self._random.choice([1, 20, 60]) if self._batched else self._random.choice([1, 10])
         self._producer = client.create_producer(
             topic,
             # Some hash keys in another way: what arrives elsewhere is forwarded.
