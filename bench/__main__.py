@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich.progress import Progress
 
 from bench import recovery, restart, takeover, throughput
 from bench.numbered import Numbered
 from bench.report import hand_over, progress_bar, spreads
 from bench.workload import Workload
+from sequencer.broker import EmbeddedBroker
+
+BROKER_MEMORY = "1g"
+"""A compaction holds every key with its newest position in memory."""
 
 BATCHES_PER_S = 200
 """Of the open-loop load: a publisher that sends every 5 ms what has come up since."""
@@ -26,6 +32,18 @@ def bench() -> None:
     \b
     Example:  python -m bench throughput --events 1000000
     """
+
+
+@contextlib.contextmanager
+def _stage(full_compiler: bool, **settings: str) -> Iterator[tuple[Path, EmbeddedBroker, Progress]]:
+    """A directory that is removed at the end, a broker of its own with these settings, and a progress bar."""
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as name, progress_bar() as progress:
+        directory = Path(name)
+        broker = EmbeddedBroker(
+            directory / "broker", memory=BROKER_MEMORY, full_compiler=full_compiler, extra_settings=settings
+        )
+        with broker:
+            yield directory, broker, progress
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,10 +80,8 @@ def throughput_command(
     Example:  python -m bench throughput --events 1000000 --conflicts 5
     """
     workload = Workload(events, event_bytes, aggregates, conflicts, batch)
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
-        measured = throughput.measure(
-            workload, runs=runs, directory=Path(directory), progress=progress, full_compiler=full_compiler
-        )
+    with _stage(full_compiler) as (directory, broker, progress):
+        measured = throughput.measure(workload, broker, runs=runs, directory=directory, progress=progress)
     title = f"throughput, {runs} runs of {events:,} events"
     hand_over("throughput", title, asdict(workload), throughput.summary(measured), json_file)
 
@@ -84,11 +100,11 @@ def takeover_command(
     \b
     Example:  python -m bench takeover --rounds 5 --freeze --keep-alive 3
     """
-    plan = takeover.Plan(rounds, rate, freeze, keep_alive, _numbered(rate))
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
-        measured = takeover.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    plan = takeover.Plan(rounds, rate, freeze, _numbered(rate))
+    with _stage(full_compiler, keepAliveIntervalSeconds=str(keep_alive)) as (directory, broker, progress):
+        measured = takeover.measure(plan, broker, directory=directory, progress=progress)
     title = f"takeover after {'SIGSTOP' if freeze else 'kill -9'}, {rounds} rounds at {rate:,} events/s"
-    hand_over("takeover", title, asdict(plan), spreads(measured), json_file)
+    hand_over("takeover", title, asdict(plan) | {"keep_alive_s": keep_alive}, spreads(measured), json_file)
 
 
 @bench.command("restart")
@@ -102,8 +118,8 @@ def restart_command(rounds: int, rate: int, full_compiler: bool, json_file: Path
     Example:  python -m bench restart --rounds 3
     """
     plan = restart.Plan(rounds, rate, _numbered(rate))
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
-        measured = restart.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    with _stage(full_compiler) as (directory, broker, progress):
+        measured = restart.measure(plan, broker, directory=directory, progress=progress)
     title = f"broker killed and restarted, {rounds} rounds at {rate:,} events/s"
     hand_over("restart", title, asdict(plan), spreads(measured), json_file)
 
@@ -123,8 +139,8 @@ def recovery_command(
     Example:  python -m bench recovery --events 500000 --aggregates 50000
     """
     plan = recovery.Plan(events, aggregates, window, runs)
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as directory, progress_bar() as progress:
-        measured = recovery.measure(plan, directory=Path(directory), progress=progress, full_compiler=full_compiler)
+    with _stage(full_compiler) as (directory, broker, progress):
+        measured = recovery.measure(plan, broker, directory=directory, progress=progress)
     title = f"recovery, {runs} runs over {events:,} events of {aggregates:,} aggregates"
     hand_over("recovery", title, asdict(plan), spreads(measured), json_file)
 

@@ -24,9 +24,6 @@ from sequencer.names import Topics
 READY_WITHIN_S = 900.0
 COMPACTED_WITHIN_S = 900.0
 ASK_AGAIN_S = 0.2
-BROKER_MEMORY = "2g"
-"""The broker's compaction holds every key with its newest position in memory."""
-
 Figures = dict[str, float]
 
 
@@ -41,25 +38,24 @@ class Plan:
     runs: int
 
 
-def measure(plan: Plan, *, directory: Path, progress: Progress, full_compiler: bool) -> list[Figures]:
+def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Progress) -> list[Figures]:
     """The figures of every run, in seconds since the process was started."""
     task = progress.add_task("recovery", total=3 * plan.runs + 2)
     runs: list[Figures] = [{} for _ in range(plan.runs)]
-    broker = EmbeddedBroker(directory / "broker", memory=BROKER_MEMORY, full_compiler=full_compiler)
-    with broker, Admin(broker.admin_url) as admin:
-        topics = make_topics(broker, admin)
-        filling = Filling(plan.events, plan.aggregates, plan.window_percent)
-        asyncio.run(fill(broker.service_url, topics.events_partition(0), filling))
-        progress.advance(task)
-        for number, run in enumerate(runs):
-            for kind in ("everything", "warm"):
-                run |= _recover(broker, topics, directory / f"full-{number}", kind)
-                progress.advance(task)
-        runs[0]["compaction_s"] = compact(admin, topics.events_partition(0))
-        progress.advance(task)
-        for number, run in enumerate(runs):
-            run |= _recover(broker, topics, directory / f"compacted-{number}", "compacted")
+    topics = make_topics(broker, "recovery")
+    filling = Filling(plan.events, plan.aggregates, plan.window_percent)
+    asyncio.run(fill(broker.service_url, topics.events_partition(0), filling))
+    progress.advance(task)
+    for number, run in enumerate(runs):
+        for kind in ("everything", "warm"):
+            run |= _recover(broker, topics, directory / f"full-{number}", kind)
             progress.advance(task)
+    with Admin(broker.admin_url) as admin:
+        runs[0]["compaction_s"] = compact(admin, topics.events_partition(0))
+    progress.advance(task)
+    for number, run in enumerate(runs):
+        run |= _recover(broker, topics, directory / f"compacted-{number}", "compacted")
+        progress.advance(task)
     return runs
 
 
@@ -74,6 +70,7 @@ def _recover(broker: EmbeddedBroker, topics: Topics, index_dir: Path, kind: str)
         process.end()
     return {
         f"{kind}_s": round(ready.at_s - began_s, 3),
+        f"{kind}_cpu_s": round(usage.cpu_s, 2),
         f"{kind}_peak_memory_mib": round(usage.peak_memory_mib, 1),
     }
 

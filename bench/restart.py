@@ -14,7 +14,6 @@ from bench.numbered import Numbered
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
 from bench.watch import STUCK_AFTER_S, level, watched_load
-from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
 
@@ -32,24 +31,21 @@ class Plan:
     numbered: Numbered
 
 
-def measure(plan: Plan, *, directory: Path, progress: Progress, full_compiler: bool) -> list[dict[str, float]]:
-    """The figures of every round, in seconds.
+def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Progress) -> list[dict[str, float]]:
+    """The figures of every round, in seconds. The broker is running before and after.
 
     Raises:
         RuntimeError: something was lost or doubled, or nothing happened for STUCK_AFTER_S.
     """
-    broker = EmbeddedBroker(directory / "broker", full_compiler=full_compiler)
-    with broker:
-        with Admin(broker.admin_url) as admin:
-            topics = make_topics(broker, admin)
-        sequencer = SequencerProcess(broker, topics.namespace, directory / "index", directory / "sequencer.log")
-        try:
-            sequencer.await_line(SEQUENCING)
-            rounds = asyncio.run(_measure(plan, broker, topics, progress))
-            sequencer.stop()
-            return rounds
-        finally:
-            sequencer.end()
+    topics = make_topics(broker, "restart")
+    sequencer = SequencerProcess(broker, topics.namespace, directory / "index", directory / "sequencer.log")
+    try:
+        sequencer.await_line(SEQUENCING)
+        rounds = asyncio.run(_measure(plan, broker, topics, progress))
+        sequencer.stop()
+        return rounds
+    finally:
+        sequencer.end()
 
 
 async def _measure(plan: Plan, broker: EmbeddedBroker, topics: Topics, progress: Progress) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Where the benchmarks of one partition run: a namespace of its own with its topics, made by `sequencer init`."""
+"""Where the benchmarks run: a namespace of its own for each, with the topics of one partition, as init makes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from sequencer.pulsar.client import PulsarClient
 from sequencer.topics import TopicPlan
 
 
-def make_topics(broker: EmbeddedBroker, admin: Admin) -> Topics:
-    """The topics of the only partition; compaction is left to the benchmark."""
-    topics = Topics("public/bench")
-    admin.put(f"v2/namespaces/{topics.namespace}", {})
+def make_topics(broker: EmbeddedBroker, name: str) -> Topics:
+    """The topics, in namespace public/NAME. When they are compacted is left to the benchmark."""
+    topics = Topics(f"public/{name}")
     plan = TopicPlan(partitions=1, compaction_threshold_bytes=0)
-    for _ in initialize(lambda: PulsarClient(broker.service_url), admin, topics, plan):
-        pass
+    with Admin(broker.admin_url) as admin:
+        admin.put(f"v2/namespaces/{topics.namespace}", {})
+        for _ in initialize(lambda: PulsarClient(broker.service_url), admin, topics, plan):
+            pass
     return topics

@@ -18,12 +18,12 @@ from bench.numbered import Numbered
 from bench.sequencer_process import SEQUENCING, STANDING_BY, LogLine, SequencerProcess
 from bench.setting import make_topics
 from bench.watch import STUCK_AFTER_S, Sighting, Watch, level, watched_load
-from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
 
-UNDISTURBED_S = (0.3, 0.8)
-"""How long it then goes on before it is struck: at random, so that every moment of its work is hit."""
+UNDISTURBED_S = (1.0, 1.5)
+"""How long it then goes on before it is struck: at random, so that every moment of its work is hit, and long enough for
+a new standby to catch up."""
 
 STEPS = {
     "granted_ms": r": granted, epoch",
@@ -44,26 +44,18 @@ class Plan:
     """Events per second that are submitted all the time."""
     freeze: bool
     """SIGSTOP instead of kill -9."""
-    keep_alive_s: int
-    """The broker's keepAliveIntervalSeconds: it closes a connection that was silent for one to two of them."""
     numbered: Numbered
 
 
-def measure(plan: Plan, *, directory: Path, progress: Progress, full_compiler: bool) -> list[dict[str, float]]:
+def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Progress) -> list[dict[str, float]]:
     """The figures of every round, in milliseconds since the signal was sent.
 
     Raises:
         RuntimeError: something was lost, doubled or rejected, or nothing happened for STUCK_AFTER_S.
     """
-    broker = EmbeddedBroker(
-        directory / "broker",
-        full_compiler=full_compiler,
-        extra_settings={"keepAliveIntervalSeconds": str(plan.keep_alive_s)},
-    )
-    with broker, Admin(broker.admin_url) as admin:
-        topics = make_topics(broker, admin)
-        with Pair(broker, topics, directory) as pair:
-            return asyncio.run(_measure(plan, broker, topics, pair, progress))
+    topics = make_topics(broker, "takeover")
+    with Pair(broker, topics, directory) as pair:
+        return asyncio.run(_measure(plan, broker, topics, pair, progress))
 
 
 class Pair:
@@ -132,8 +124,15 @@ async def _round(plan: Plan, watch: Watch, pair: Pair) -> dict[str, float]:
     return {
         "first_commit_ms": round((first.at_s - struck.at_s) * 1000, 1),
         **{name: round((line.at_s - struck.wall_s) * 1000, 1) for name, line in _steps(lines)},
+        "standby_behind_events": _behind(lines),
         "events_per_s_before": round(rate),
     }
+
+
+def _behind(lines: list[LogLine]) -> int:
+    """The events that the standby's index had yet to learn when it became the owner."""
+    (behind,) = [int(match[1]) for line in lines if (match := re.search(r": index level .* (\d+) events", line.text))]
+    return behind
 
 
 def _steps(lines: list[LogLine]) -> Iterator[tuple[str, LogLine]]:

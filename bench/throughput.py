@@ -11,14 +11,13 @@ from rich.progress import Progress
 
 from bench.report import Spread, spreads
 from bench.sequencer_process import SEQUENCING, SequencerProcess, Usage
+from bench.setting import make_topics
 from bench.workload import Workload, load
-from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
 from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
-from sequencer.topics import TopicPlan, create_topics
 
 LOOK_EVERY_S = 0.02
 STUCK_AFTER_S = 120.0
@@ -42,24 +41,19 @@ class Run(NamedTuple):
         }
 
 
-def measure(workload: Workload, *, runs: int, directory: Path, progress: Progress, full_compiler: bool) -> list[Run]:
-    """Every run on topics of its own, on one broker."""
+def measure(workload: Workload, broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress) -> list[Run]:
+    """Every run on topics of its own, after one that warms the broker's Java up."""
     task = progress.add_task("throughput", total=runs + 1)
     results = []
-    broker = EmbeddedBroker(directory / "broker", full_compiler=full_compiler)
-    with broker, Admin(broker.admin_url) as admin:
-        for number in range(runs + 1):
-            topics = Topics(f"public/bench-{number}")
-            admin.put(f"v2/namespaces/{topics.namespace}", {})
-            (directory / str(number)).mkdir()
-            results.append(asyncio.run(_run(broker, admin, topics, workload, directory / str(number))))
-            progress.advance(task)
-    return results[1:]  # the first warmed the broker's Java up
+    for number in range(runs + 1):
+        topics = make_topics(broker, f"throughput-{number}")
+        (directory / str(number)).mkdir()
+        results.append(asyncio.run(_run(broker, topics, workload, directory / str(number))))
+        progress.advance(task)
+    return results[1:]
 
 
-async def _run(broker: EmbeddedBroker, admin: Admin, topics: Topics, workload: Workload, directory: Path) -> Run:
-    for _ in create_topics(admin, topics, TopicPlan(partitions=1)):
-        pass
+async def _run(broker: EmbeddedBroker, topics: Topics, workload: Workload, directory: Path) -> Run:
     async with PulsarClient(broker.service_url) as client:
         producer = await client.producer(topics.submitted_partition(0))
         await load(producer, workload)
