@@ -13,13 +13,13 @@ from sequencer.names import Topics, index_directory
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.pulsar.frames import Entry
-from sequencer.recovery import checkpoint_of
+from sequencer.recovery import Checkpoint
 from sequencer.verify import Acknowledged, Verifier, parse_message_id
 from sequencer.verify_read import accepted_records, rejected_records, submitted_records
 from sequencer.verify_report import Report
 from sequencer.verify_tables import Tables
 from sequencer.verify_topics import Extent, TopicLog, acknowledged_of, internal_stats
-from state.index import IndexHeld, VersionIndex
+from state.peek import peek_index
 
 ROUND_ATTEMPTS = 5
 """A topic that moves to another broker ends its readers: they are opened again."""
@@ -191,20 +191,16 @@ class Inspection:
         """Hand what the index holds to the verifier. False: there is none."""
         topic = self._topics.events_partition(number)
         directory = index_directory(index_dir, self._topics.namespace, number)
-        if not (directory / "CURRENT").exists():
-            self.notes.append(f"partition {number}: no index in {directory}")
-            return False
-        try:
-            with VersionIndex.open(directory, identity=topic) as index:
-                level = checkpoint_of(index)
-                if level is None:
-                    self.notes.append(f"partition {number}: the index in {directory} was never completed")
-                else:
-                    self._indexes[number] = level.position
-                    self._verifier.indexed(number, index.entries())
-        except IndexHeld:
-            self.notes.append(f"partition {number}: the index in {directory} is in use, and was not checked")
-        return True
+        with peek_index(directory, identity=topic) as index:
+            level = None if index is None or index.checkpoint is None else Checkpoint.from_bytes(index.checkpoint)
+            if index is None:
+                self.notes.append(f"partition {number}: no index in {directory}")
+            elif level is None:
+                self.notes.append(f"partition {number}: the index in {directory} is not complete")
+            else:
+                self._indexes[number] = level.position
+                self._verifier.indexed(number, index.tails)
+        return index is not None
 
     def _check_index(self, number: int, *, at_the_end: bool = False) -> None:
         """Compare it with the events that were read. It may be behind the topic, but must be right where it is."""

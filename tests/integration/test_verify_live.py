@@ -87,7 +87,8 @@ def test_a_sequencer_at_work_one_that_was_killed_and_a_trimmed_input(
                 stream.follow(counts[-1])
                 assert checked(found)["I5"] == 0
             found = verify(broker, namespace, "--index-dir", str(tmp_path))
-            assert len(found["notes"]) == PARTITIONS, "both indexes are in use"
+            assert found["notes"] == []
+            assert checked(found)["I5"] > 0, "although the indexes are in use"
             stream.stop()
             assert 500 < counts[0] < counts[1]
             follower.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import pytest
 
 from state.errors import IndexDamaged, IndexMismatch
 from state.index import VersionIndex
-from state.peek import peek_checkpoint
+from state.peek import peek_checkpoint, peek_index
 
 IDENTITY = "persistent://a/b/events-partition-0"
 
@@ -51,3 +51,17 @@ def test_damaged(tmp_path: Path) -> None:
     (tmp_path / "CURRENT").write_text("MANIFEST-999999\n")
     with pytest.raises(IndexDamaged):
         peek_checkpoint(tmp_path, identity=IDENTITY)
+
+
+def test_its_aggregates_as_of_its_checkpoint(tmp_path: Path) -> None:
+    with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
+        fill(index, b"one")
+        index.apply({"b": 0, "ä": 5}, (), accepted_at_ms=2, checkpoint=b"two")
+        with peek_index(tmp_path, identity=IDENTITY) as peeked:
+            fill(index, b"three")
+            index.apply({"a": 2}, (), accepted_at_ms=2, checkpoint=b"four")
+            assert peeked is not None
+            assert peeked.checkpoint == b"two"
+            assert list(peeked.tails) == [("a", 1), ("b", 0), ("ä", 5)]
+    with peek_index(tmp_path / "nowhere", identity=IDENTITY) as peeked:
+        assert peeked is None
