@@ -20,6 +20,8 @@ _HELD = ("While lock file", "Failed to create lock file", "lock hold by current 
 _MACHINE = (
     "No space left on device",
     "Disk quota exceeded",
+    "File too large",
+    "File too large",
     "Permission denied",
     "Operation not permitted",
     "Read-only file system",

@@ -352,9 +352,9 @@ STARVED = """
     which, soft = getattr(resource, sys.argv[3]), int(sys.argv[4])
     index = VersionIndex.open(Path(sys.argv[1]), identity=sys.argv[2])
     try:
-        if which == resource.RLIMIT_NOFILE:
+        if sys.argv[5] == "opening":
             index.close()
-            resource.setrlimit(which, (soft, soft))
+            resource.setrlimit(which, (soft, resource.getrlimit(which)[1]))
             VersionIndex.open(Path(sys.argv[1]), identity=sys.argv[2])
         resource.setrlimit(which, (soft, resource.RLIM_INFINITY))
         for n in range(1000):
@@ -366,14 +366,18 @@ STARVED = """
 
 
 @pytest.mark.parametrize(
-    ("limit", "soft", "expected"),
-    [("RLIMIT_FSIZE", 100_000, IndexWriteFailed), ("RLIMIT_NOFILE", 8, IndexUnavailable)],
+    ("limit", "soft", "while_", "expected"),
+    [
+        ("RLIMIT_FSIZE", 100_000, "writing", IndexWriteFailed),
+        ("RLIMIT_FSIZE", 100, "opening", IndexUnavailable),
+        ("RLIMIT_NOFILE", 8, "opening", IndexUnavailable),
+    ],
 )
 def test_a_machine_that_is_full_is_told_from_damage(
-    tmp_path: Path, limit: str, soft: int, expected: type[IndexFailure]
+    tmp_path: Path, limit: str, soft: int, while_: str, expected: type[IndexFailure]
 ) -> None:
     assert hasattr(resource, limit)
-    with python(STARVED, str(tmp_path), IDENTITY, limit, str(soft)) as starved:
+    with python(STARVED, str(tmp_path), IDENTITY, limit, str(soft), while_) as starved:
         said, _ = starved.communicate(timeout=60)
     assert said.startswith(f"{expected.__name__} index {tmp_path}: ")
     assert starved.returncode == 0
