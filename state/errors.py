@@ -21,7 +21,6 @@ _MACHINE = (
     "No space left on device",
     "Disk quota exceeded",
     "File too large",
-    "File too large",
     "Permission denied",
     "Operation not permitted",
     "Read-only file system",
