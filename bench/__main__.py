@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from bench import recovery, restart, takeover, throughput
+from bench import recovery, restart, takeover, throughput, verify
 from bench.numbered import Numbered
 from bench.report import hand_over, progress_bar, spreads
 from bench.workload import Workload
@@ -143,6 +143,25 @@ def recovery_command(
         measured = recovery.measure(plan, broker, directory=directory, progress=progress)
     title = f"recovery, {runs} runs over {events:,} events of {aggregates:,} aggregates"
     hand_over("recovery", title, asdict(plan), spreads(measured), json_file)
+
+
+@bench.command("verify")
+@click.option("--events", type=click.IntRange(1_000), default=10_000_000, show_default=True)
+@click.option("--aggregates", type=click.IntRange(4), default=1_000_000, show_default=True)
+@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there too.")
+def verify_command(events: int, aggregates: int, partitions: int, json_file: Path | None) -> None:
+    """Time, memory and disk of what `sequencer verify` does with what it has read; needs no broker.
+
+    \b
+    Example:  python -m bench verify --events 1000000 --aggregates 100000
+    """
+    plan = verify.Plan(events, aggregates, partitions)
+    with progress_bar() as progress:
+        task = progress.add_task("verify", total=3 * events)
+        figures = verify.measure(plan, lambda count: progress.advance(task, count))
+    title = f"verify, {events:,} events of {aggregates:,} aggregates"
+    hand_over("verify", title, asdict(plan), spreads([figures]), json_file)
 
 
 def _numbered(rate: int) -> Numbered:

@@ -74,3 +74,9 @@ def test_recovery(broker: EmbeddedBroker, tmp_path: Path) -> None:
     plan = recovery.Plan(events=20_000, aggregates=1000, window_percent=10, runs=1)
     (figures,) = recovery.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
     assert all(figures[name] > 0 for name in ("everything_s", "warm_s", "compacted_s", "compaction_s"))
+
+
+def test_verify(tmp_path: Path) -> None:
+    small = ("--events", "20000", "--aggregates", "400", "--partitions", "2")
+    figures = command(tmp_path / "out.json", "verify", *small)
+    assert set(figures) == {"wall_s", "cpu_s", "peak_memory_mib", "peak_disk_mib"}
