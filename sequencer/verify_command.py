@@ -85,6 +85,8 @@ def verify(target: Target, *, follow: Callable[[], None] | None, show: ShowProgr
         PulsarError, IndexFailure: as they come.
         KeyboardInterrupt: before the first check was complete.
     """
+    # What is spilled may be gigabytes, and must not stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Around the event loop: its threads must have ended when the tables are closed.
     with spilled_tables() as tables:
         return asyncio.run(_verify(target, tables, follow=follow, show=show))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sequencer import SequencerError
-from sequencer.admin import Admin
+from sequencer.admin import Admin, AdminFailed
 from sequencer.names import Topics, index_directory
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
@@ -94,7 +94,7 @@ class Inspection:
             try:
                 await self._read()
                 break
-            except PulsarError:
+            except (PulsarError, AdminFailed):
                 if attempt == ROUND_ATTEMPTS:
                     raise
                 for log in self._logs():
