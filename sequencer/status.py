@@ -176,6 +176,8 @@ class TopicsState:
     """Bytes, of `events`; 0 = never; None = could not be found out."""
     deduplication: Mapping[str, object]
     """By short topic name: whether it is on."""
+    message_ttl_s: int = 0
+    """Of `submitted_events`: after so many seconds the broker drops what nobody has judged; 0 = never, or not known."""
     unknown: tuple[str, ...] = ()
 
 
@@ -304,6 +306,11 @@ def _policy_problems(state: TopicsState) -> Iterator[Problem]:
     if state.compaction_threshold is not None and state.compaction_threshold <= 0:
         yield Problem(
             "events is never compacted: rebuilding an index will take longer and longer", "run `sequencer init` again"
+        )
+    if state.message_ttl_s > 0:
+        yield Problem(
+            f"the broker drops submitted events that have waited {state.message_ttl_s} s, without an outcome",
+            "set the message TTL of submitted_events to 0, or remove that of the namespace",
         )
     for topic, on in state.deduplication.items():
         if on:

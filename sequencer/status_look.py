@@ -113,6 +113,7 @@ async def _look_at_topics(client: PulsarClient, admin: AdminReader, topics: Topi
     retention: dict[str, object] = {}
     deduplication: dict[str, object] = {}
     threshold: int | None = None
+    message_ttl_s = 0
     there = [topic for topic in topics.all if partitions[short_name(topic)]]
     try:
         for topic in there:
@@ -121,6 +122,8 @@ async def _look_at_topics(client: PulsarClient, admin: AdminReader, topics: Topi
             deduplication[short_name(topic)] = await policy(topic, "deduplicationEnabled")
         if topics.events in there:
             threshold = int(await policy(topics.events, "compactionThreshold") or 0)
+        if topics.submitted in there:
+            message_ttl_s = int(await policy(topics.submitted, "messageTTL") or 0)
     except AdminUnreachable:
         raise
     except AdminFailed:
@@ -130,6 +133,7 @@ async def _look_at_topics(client: PulsarClient, admin: AdminReader, topics: Topi
         retention=retention,
         compaction_threshold=threshold,
         deduplication=deduplication,
+        message_ttl_s=message_ttl_s,
         unknown=tuple(unknown),
     )
 

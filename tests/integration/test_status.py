@@ -166,6 +166,7 @@ def test_what_should_not_be(broker: EmbeddedBroker, namespace: str, client: Any,
         index.apply({"a": 4}, [], accepted_at_ms=1, checkpoint=(5).to_bytes(24, "big"))
     admin = f"{broker.admin_url}/admin/v2/persistent/{namespace}"
     httpx.post(f"{admin}/events/compactionThreshold", json=0, timeout=ADMIN_LIMIT_S).raise_for_status()
+    httpx.post(f"{admin}/submitted_events/messageTTL?messageTTL=60", timeout=ADMIN_LIMIT_S).raise_for_status()
     producer = client.create_producer(topics.events_partition(0))
     consumer = client.subscribe(topics.submitted_partition(0), "sequencer")
     _, (_, partition) = status(broker, namespace, "--index-dir", str(tmp_path))
@@ -179,7 +180,10 @@ def test_what_should_not_be(broker: EmbeddedBroker, namespace: str, client: Any,
     ):
         assert text in problems
     _, (shared, _) = status(broker, namespace)
-    assert told(shared) == ["events is never compacted: rebuilding an index will take longer and longer"]
+    assert told(shared) == [
+        "events is never compacted: rebuilding an index will take longer and longer",
+        "the broker drops submitted events that have waited 60 s, without an outcome",
+    ]
     producer.send(b"not ours")
     foreign = asyncio.run(_seen(broker, topics))
     assert any("not written by a sequencer" in problem.what for problem in diagnose(foreign))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sequencer import NeedsOperator
 from sequencer.status import (
     BACKLOG_AGE_LIMIT_S,
     FOR_EVER,
@@ -27,6 +29,7 @@ from sequencer.status import (
     diagnose_topics,
 )
 from sequencer.status_command import partition_as_json, partition_row
+from state.errors import IndexFailure
 
 NOW_MS = 1_700_000_000_000
 OURS = Peer("10.0.0.1:1234", "2026-11-24T12:26:16.040481826Z", OUR_CLIENT)
@@ -214,6 +217,7 @@ def test_sound_topics() -> None:
         ({"retention": {"events": {**FOR_EVER, "retentionSizeInMB": 5}}}, "events is not kept for ever"),
         ({"compaction_threshold": 0}, "events is never compacted"),
         ({"deduplication": {"events": True}}, "deduplication is on for events"),
+        ({"message_ttl_s": 60}, "the broker drops submitted events that have waited 60 s"),
         ({"unknown": ("retention of events: 401",)}, "could not be found out: retention of events: 401"),
     ],
 )
@@ -225,6 +229,28 @@ def test_what_is_wrong_with_topics(changed: dict[str, Any], told: str) -> None:
 
 def test_what_could_not_be_found_out_about_topics_is_no_second_problem() -> None:
     assert diagnose_topics(TopicsState(partitions={}, retention={}, deduplication={})) == []
+
+
+# --- the document that the remedies name ---
+
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+
+
+def failures_below(root: type[Exception]) -> set[str]:
+    return {root.__name__}.union(*(failures_below(child) for child in root.__subclasses__()))
+
+
+def test_every_failure_that_stops_a_partition_is_explained() -> None:
+    stopping = failures_below(NeedsOperator) - {"NeedsOperator"}
+    assert {"ForeignWriter", "IndexAhead", "OwnerLogBroken"} <= stopping
+    headings = " ".join(line for line in OPERATIONS.splitlines() if line.startswith("### "))
+    for name in stopping | {"IndexMismatch", "Superseded", "TopicMissing", "PartitionsFixed"}:
+        assert name in headings
+
+
+def test_every_failure_of_an_index_is_mentioned() -> None:
+    for name in failures_below(IndexFailure) - {"IndexFailure", "IndexHeld"}:
+        assert name in OPERATIONS
 
 
 # --- as it is shown ---
