@@ -136,13 +136,15 @@ def _kill(random: Random, partitions: int) -> Fault:
 
 def _stop(random: Random, partitions: int) -> Fault:
     """SIGSTOP; the longer ones wake up as zombies."""
-    return Fault(0, "stop", _someone(random, partitions), random.choice([0.3, 1.5, 3.5, 5.5, 8.0]))
+    return Fault(0, "stop", _someone(random, partitions), random.choice([0.3, 1.5, 4.0, 6.5, 9.0]))
 
 
 def _usurp(random: Random, partitions: int) -> Fault:
     """Stopped, or held back by the network, while the owner topic is unloaded: meanwhile another is elected."""
     how = random.choice(["stopped", "its bytes held", "answers held"])
-    return Fault(0, "usurp", f"owner {random.randrange(partitions)}", random.choice([0.5, 1.0, 1.7, 3.0, 6.0]), how)
+    return Fault(
+        0, "usurp", f"owner {random.randrange(partitions)}", random.choice([0.5, 1.0, 1.7, 3.0, 6.0, 8.0]), how
+    )
 
 
 def _unload(random: Random, partitions: int) -> Fault:
@@ -209,14 +211,14 @@ def _compact(random: Random, partitions: int) -> Fault:
 
 KINDS: dict[str, tuple[float, Callable[[Random, int], Fault]]] = {
     "kill": (4.0, _kill),
-    "stop": (2.5, _stop),
+    "stop": (3.0, _stop),
     "usurp": (2.0, _usurp),
     "unload": (2.5, _unload),
     "coordinator": (0.5, _unload_coordinator),
-    "broker": (0.8, _broker),
+    "broker": (1.2, _broker),
     "network": (3.0, _network),
     "lose": (5.0, _lose),
-    "index": (1.0, _index),
+    "index": (1.5, _index),
     "read-only": (0.5, _read_only),
     "disk full": (0.7, _disk_full),
     "clock": (0.7, _clock),
