@@ -20,10 +20,12 @@ are chunks of rows. 10,000,000 events of 1,000,000 aggregates in 4 partitions: s
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_replay import EVERYTHING, Acknowledged, IdWindow, Replay, Scope
+from sequencer.verify_match import EVERYTHING, Scope
+from sequencer.verify_records import Accepted, Acknowledged, IdWindow, Rejected, Submitted, parse_message_id
+from sequencer.verify_replay import Replay
 from sequencer.verify_report import Findings, Invariant, Line, Report, Violation
 from sequencer.verify_tables import (
     ABSENT,
@@ -74,43 +76,6 @@ DEFAULT_WINDOW: Final = IdWindow()
 NO_AGGREGATE: Final = -1
 MAX_NUMBER: Final = 2**60  # beyond every version and sequence; what is larger is as good as unreadable
 _REASONS: Final = {"wrong_expected_version": WRONG_EXPECTED_VERSION, "duplicate": DUPLICATE}
-
-
-class Submitted(NamedTuple):
-    """One message of submitted_events."""
-
-    message_id: MessageId
-    key: str | None
-    event_id: bytes | None  # 16 bytes; None where it has none or it cannot be read
-    expected_version: int | None  # None = absent: accept at any version
-    forwarded_from: str | None = None  # the property of that name: the message id of the original
-
-
-class Accepted(NamedTuple):
-    """One message of events; a property that is missing or malformed is given as None or UNREADABLE."""
-
-    message_id: MessageId
-    key: str | None
-    event_id: bytes | None
-    version: int
-    sequence: int
-    submission: str  # "ledger:entry:partition:batch"
-    published_at_ms: int
-    forwarded_from: str | None = None
-
-
-class Rejected(NamedTuple):
-    """One message of rejected_events; None = the property is absent."""
-
-    message_id: MessageId
-    key: str | None
-    reason: str
-    submission: str
-    event_id: bytes | None = None
-    expected_version: int | None = None
-    current_version: int | None = None
-    accepted_version: int | None = None
-    forwarded_from: str | None = None
 
 
 class _Partition:
@@ -421,14 +386,3 @@ def _side_by_side(
 
 def _bounded(number: int) -> int:
     return number if -MAX_NUMBER <= number <= MAX_NUMBER or number == ABSENT else UNREADABLE
-
-
-def parse_message_id(text: str) -> MessageId | None:
-    """The inverse of str(MessageId); None where the text is nothing of the kind."""
-    try:
-        ledger, entry, partition, batch_index = (int(part) for part in text.split(":"))
-    except ValueError:
-        return None
-    if not (0 <= ledger < 2**63 and 0 <= entry < 2**63 and -1 <= partition < 2**31 and -1 <= batch_index < 2**31):
-        return None
-    return MessageId(ledger, entry, partition, batch_index)

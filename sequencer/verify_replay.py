@@ -1,16 +1,17 @@
 """Judges one partition's submissions in log order against their outcomes: I3, I4, I6, I7, and what rejections claim.
 
-Pure. Submissions, outcomes and forwarded copies are all sorted by the submission's position, so that one pass over the
-three brings together what belongs together. What must be known of aggregates and ids is read and written in chunks.
+Pure. What must be known of aggregates and ids is read and written in chunks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 from sequencer.pulsar.frames import MessageId
+from sequencer.verify_match import PREFIX_BYTES, Found, Item, Matching, Scope, copy_id
+from sequencer.verify_records import IdWindow
 from sequencer.verify_report import Findings, Invariant
 from sequencer.verify_tables import (
     ABSENT,
@@ -20,15 +21,11 @@ from sequencer.verify_tables import (
     NO_COPY,
     NO_POSITION,
     OTHER_REASON,
-    POSITION_BYTES,
     WRONG_EXPECTED_VERSION,
     Acceptance,
     Judged,
-    Outcome,
     Submission,
     Tables,
-    after_entry,
-    entry_of,
     number_to_bytes,
     partition_prefix,
     unpacked,
@@ -37,75 +34,6 @@ from sequencer.verify_tables import (
 CHUNK_ROWS: Final = 10_000
 """Submissions that are judged between one reading and writing of the tables and the next: about 20 MB of memory."""
 
-PREFIX_BYTES: Final = 4  # of the partition in front of a key
-EVERYTHING: Final = b"\xff" * POSITION_BYTES  # after every position
-
-
-class Acknowledged(NamedTuple):
-    """The subscription's state: all entries up to mark_delete, and those in ranges (first excluded, last included)."""
-
-    mark_delete: MessageId
-    ranges: Sequence[tuple[MessageId, MessageId]] = ()
-
-    def end(self) -> bytes:
-        """The position after everything that is acknowledged."""
-        last = max([self.mark_delete, *(last for _, last in self.ranges)])
-        return NO_POSITION if last.ledger < 0 else after_entry(last)
-
-
-class IdWindow(NamedTuple):
-    """For how long the sequencer promises to recognise an accepted id: until either limit is passed."""
-
-    ms: int = 15 * 60 * 1000
-    events: int = 5_000_000  # half of what it holds at most: the older of its two generations is dropped whole
-
-
-class Scope(NamedTuple):
-    """What is known of the partition as a whole."""
-
-    number: int
-    first: bytes | None  # the first position that the input still held when it was read; None: it held nothing
-    last: bytes  # the last one that was read
-    seen: bytes  # before this position everything was judged by an earlier report
-    settled: bytes  # before this position nothing is under way any more: what is missing is missing for good
-    frontier: bytes  # before this position the sequencer has, or may have, worked
-    acknowledged: Acknowledged | None
-
-
-class _Found(NamedTuple):
-    """An outcome with what its row's key says."""
-
-    submission: bytes
-    kind: bytes
-    position: bytes
-    outcome: Outcome
-
-
-class _Item(NamedTuple):
-    """A submission and all that belongs to it; without one, an outcome that belongs to nothing."""
-
-    position: bytes
-    submission: Submission | None
-    was_open: bool
-    outcomes: list[_Found]
-    copy: bytes  # target partition and position of the first copy; empty: it was not forwarded
-
-
-class _Stream:
-    """Sorted rows, of which those up to a position are taken one after another."""
-
-    def __init__(self, rows: Iterator[tuple[bytes, bytes]]) -> None:
-        self._rows = rows
-        self.head = next(rows, None)
-
-    def up_to(self, position: bytes) -> list[tuple[bytes, bytes]]:
-        """The next rows of submissions up to and including a position."""
-        taken = []
-        while self.head is not None and self.head[0][PREFIX_BYTES : PREFIX_BYTES + POSITION_BYTES] <= position:
-            taken.append(self.head)
-            self.head = next(self._rows, None)
-        return taken
-
 
 class Replay:
     """One pass over the submissions of one partition that were not judged before.
@@ -113,12 +41,10 @@ class Replay:
     It stops at the first one that has no outcome and may still get one; what comes after it is judged by a later pass.
 
     Attributes:
-        pending: submissions that wait for their outcome, of those that were passed.
-        lost: those of them that should have had one.
+        lost: submissions that should have had an outcome.
         closed: submissions whose outcome was found.
         before_retention: outcomes of submissions that the input no longer holds.
         unsettled: the first position that was left because something is under way there; None: there is none.
-        stopped_at: where it stopped; None: it judged everything.
     """
 
     def __init__(
@@ -137,92 +63,32 @@ class Replay:
         self._acknowledged_lasts = [last[:2] for _, last in ranges]
         self._judged: dict[bytes, Judged] = {}
         self._acceptances: dict[bytes, Acceptance] = {}
-        self.pending = self.lost = self.closed = self.before_retention = 0
+        self.lost = self.closed = self.before_retention = 0
         self.unsettled: bytes | None = None
-        self.stopped_at: bytes | None = None
+        self._matching = Matching(tables, scope, findings)
+
+    @property
+    def stopped_at(self) -> bytes | None:
+        """Where it stopped; None: it judged everything."""
+        return self._matching.stopped_at
 
     def run(self) -> None:
         """Judge, and drop from the tables what is done with."""
-        chunk: list[_Item] = []
-        for item in self._items():
+        chunk: list[Item] = []
+        for item in self._matching.items():
             chunk.append(item)
             if len(chunk) == CHUNK_ROWS:
                 self._judge(chunk)
                 chunk = []
         self._judge(chunk)
-        self._drop_judged()
-
-    # --- bringing together ---
-
-    def _items(self) -> Iterator[_Item]:
-        first, end = self._prefix, partition_prefix(self._scope.number + 1)
-        outcomes = _Stream(self._tables["outcomes"].scan(first, end))
-        copies = _Stream(self._tables["copies"].scan(first, end))
-        whole: _Found | None = None
-        for position, submission, was_open in self._submissions(first, end):
-            here: list[_Found] = []
-            for found in map(_found, outcomes.up_to(position)):
-                if found.submission == position:
-                    here.append(found)
-                elif _is_of_entry(found, position):
-                    whole = found
-                else:
-                    yield _Item(found.submission, None, False, [found], b"")
-            if whole is not None and _is_of_entry(whole, position):
-                here.insert(0, whole)
-            copy = self._copy(copies.up_to(position), position, submission.aggregate)
-            if not (here or copy or submission.answered) and position >= self._scope.settled:
-                self._stop(position)
-                return
-            yield _Item(position, submission, was_open, here, copy)
-        for found in map(_found, outcomes.up_to(EVERYTHING)):
-            yield _Item(found.submission, None, False, [found], b"")
-        # A copy whose original lies after what was read may have been made after that.
-        self._copy(copies.up_to(self._end_of_input()), EVERYTHING, b"")
-
-    def _submissions(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, Submission, bool]]:
-        """Those left open before come first: they lie before all others."""
-        for name, was_open in (("open", True), ("submitted", False)):
-            for key, value in self._tables[name].scan(first, end):
-                yield key[PREFIX_BYTES:], Submission.from_bytes(value), was_open
-
-    def _copy(self, rows: list[tuple[bytes, bytes]], position: bytes, aggregate: bytes) -> bytes:
-        """The first copy of the message at a position, if there is one among the rows; checks all of them."""
-        first = b""
-        for key, value in rows:
-            original, copy = key[PREFIX_BYTES : PREFIX_BYTES + POSITION_BYTES], key[PREFIX_BYTES + POSITION_BYTES :]
-            if original == position:
-                first = first or copy
-                if aggregate != value:
-                    what = "a forwarded copy with another key than its original's"
-                    self._findings.violated(Invariant.I3, what, self._id(original), _copy_id(copy))
-            elif self._scope.first is not None and original >= max(self._scope.first, self._scope.seen):
-                what = "forwarded from nothing that was submitted"
-                self._findings.violated(Invariant.I3, what, self._id(original), _copy_id(copy))
-        return first
-
-    def _stop(self, position: bytes) -> None:
-        self.stopped_at = position
-        if position < self._scope.frontier:
-            self._wait_for(position)
+        self._matching.drop_judged()
+        if self.stopped_at is not None and self.stopped_at < self._scope.frontier:
+            self._wait_for(self.stopped_at)
 
     def _wait_for(self, position: bytes) -> None:
         self.unsettled = position if self.unsettled is None else min(self.unsettled, position)
 
-    def _end_of_input(self) -> bytes:
-        return entry_of(self._scope.last) + b"\xff" * 4
-
-    def _drop_judged(self) -> None:
-        end = partition_prefix(self._scope.number + 1)
-        if self.stopped_at is not None:
-            end = self._prefix + self.stopped_at
-        for name in ("submitted", "outcomes"):
-            self._tables[name].drop(self._prefix, end)
-        self._tables["copies"].drop(self._prefix, self._prefix + (self.stopped_at or self._end_of_input()))
-
-    # --- judging ---
-
-    def _judge(self, chunk: list[_Item]) -> None:
+    def _judge(self, chunk: list[Item]) -> None:
         self._fetch(chunk)
         opened: list[tuple[bytes, bytes]] = []
         closed: list[bytes] = []
@@ -248,7 +114,7 @@ class Replay:
         self._store()
         self._progress(len(chunk))
 
-    def _fetch(self, chunk: list[_Item]) -> None:
+    def _fetch(self, chunk: list[Item]) -> None:
         """Read what the chunk's aggregates and ids were before it."""
         aggregates = set[bytes]()
         ids = set[bytes]()
@@ -274,7 +140,7 @@ class Replay:
         self._tables["judged"].put((key, state.to_bytes()) for key, state in self._judged.items())
         self._tables["ids"].put((key, acceptance.to_bytes()) for key, acceptance in self._acceptances.items())
 
-    def _unmatched(self, found: _Found) -> None:
+    def _unmatched(self, found: Found) -> None:
         scope = self._scope
         if scope.first is None or found.submission < scope.first:
             self.before_retention += 1
@@ -286,7 +152,7 @@ class Replay:
         ids = self._id(found.submission), self._id(found.position)
         self._findings.violated(Invariant.I3, f"{what} of nothing that was submitted", *ids)
 
-    def _forwarded(self, item: _Item, submission: Submission) -> None:
+    def _forwarded(self, item: Item, submission: Submission) -> None:
         """A copy is no part of a transaction: its original is acknowledged some time after it, and again forwarded if
         the sequencer dies in between. So nothing is said here about its acknowledgement."""
         if item.outcomes or submission.answered:
@@ -298,11 +164,11 @@ class Replay:
         key = self._prefix + submission.aggregate
         state = self._judged[key]
         if state.copied != NO_COPY and state.copied.startswith(item.copy[:PREFIX_BYTES]) and item.copy < state.copied:
-            ids = [self._id(item.position), _copy_id(item.copy)]
+            ids = [self._id(item.position), copy_id(item.copy)]
             self._findings.violated(Invariant.I7, "forwarded after a later submission", *ids)
         self._judged[key] = state._replace(copied=item.copy)
 
-    def _answer(self, item: _Item, submission: Submission) -> bool:
+    def _answer(self, item: Item, submission: Submission) -> bool:
         """Judge a submission that was not forwarded. Returns whether it must be looked at again."""
         message_id = self._id(item.position)
         outcomes = item.outcomes
@@ -321,9 +187,7 @@ class Replay:
                 self._wait_for(item.position)
             return True
         self._passing.checked[Invariant.I3] += 1
-        if acknowledged is False:
-            self.pending += 1
-        else:
+        if acknowledged is not False:
             self.lost += 1
             self._passing.violated(Invariant.I3, "no outcome", message_id)
         return True
@@ -339,7 +203,7 @@ class Replay:
         at = bisect_left(self._acknowledged_lasts, position)
         return at < len(self._acknowledged_lasts) and state.ranges[at][0][:2] < position
 
-    def _replay(self, position: bytes, submission: Submission, found: _Found) -> None:
+    def _replay(self, position: bytes, submission: Submission, found: Found) -> None:
         if found.submission == position:
             # The outcome of a whole entry describes none of its messages.
             self._check_description(submission, found)
@@ -349,7 +213,7 @@ class Replay:
         else:
             self._rejected(submission, found)
 
-    def _check_description(self, submission: Submission, found: _Found) -> None:
+    def _check_description(self, submission: Submission, found: Found) -> None:
         outcome = found.outcome
         same = outcome.aggregate == submission.aggregate
         if found.kind == ACCEPTED:
@@ -363,7 +227,7 @@ class Replay:
             what = "the outcome's key, id or expected version is not its submission's"
             self._findings.violated(Invariant.I3, what, self._id(found.submission), self._id(found.position))
 
-    def _check_order(self, found: _Found, aggregate: bytes) -> None:
+    def _check_order(self, found: Found, aggregate: bytes) -> None:
         """An aggregate's outcomes stand in each output in the order of their submissions."""
         self._findings.checked[Invariant.I7] += 1
         key = self._prefix + aggregate
@@ -377,7 +241,7 @@ class Replay:
         else:
             self._judged[key] = Judged(state.tail, state.accepted, max(last, found.position), state.copied)
 
-    def _accepted(self, submission: Submission, found: _Found) -> None:
+    def _accepted(self, submission: Submission, found: Found) -> None:
         findings, outcome = self._findings, found.outcome
         findings.checked[Invariant.I4] += 1
         if submission.expected not in (ABSENT, outcome.version - 1):
@@ -389,7 +253,7 @@ class Replay:
         if before is not None:
             self._accepted_again(submission, before, found)
 
-    def _remember(self, found: _Found, aggregate: bytes, event_id: bytes, expected: int) -> None:
+    def _remember(self, found: Found, aggregate: bytes, event_id: bytes, expected: int) -> None:
         key, outcome = self._prefix + aggregate, found.outcome
         state = self._judged[key]
         if outcome.version > state.tail:
@@ -397,7 +261,7 @@ class Replay:
         acceptance = Acceptance(outcome.version, outcome.row, outcome.published_at_ms, expected, found.position)
         self._acceptances[self._prefix + event_id + aggregate] = acceptance
 
-    def _accepted_again(self, submission: Submission, before: Acceptance, found: _Found) -> None:
+    def _accepted_again(self, submission: Submission, before: Acceptance, found: Found) -> None:
         """An id that comes again is a new event if its expected version matches and is another; a retry otherwise."""
         identity = self._prefix + submission.event_id + submission.aggregate
         key_before, key_now = (identity + number_to_bytes(number) for number in (before.expected, submission.expected))
@@ -412,7 +276,7 @@ class Replay:
             ids = self._id(before.position), self._id(found.position)
             self._findings.violated(Invariant.I6, "the same event was accepted twice", *ids)
 
-    def _rejected(self, submission: Submission, found: _Found) -> None:
+    def _rejected(self, submission: Submission, found: Found) -> None:
         findings, outcome, expected = self._findings, found.outcome, submission.expected
         ids = self._id(found.submission), self._id(found.position)
         if outcome.reason == WRONG_EXPECTED_VERSION:
@@ -433,19 +297,3 @@ class Replay:
 
     def _id(self, position: bytes) -> MessageId:
         return unpacked(position, self._scope.number)
-
-
-def _found(row: tuple[bytes, bytes]) -> _Found:
-    key, value = row
-    at = PREFIX_BYTES + POSITION_BYTES
-    return _Found(key[PREFIX_BYTES:at], key[at : at + 1], key[at + 1 :], Outcome.from_bytes(value))
-
-
-def _is_of_entry(found: _Found, position: bytes) -> bool:
-    """A batch that cannot be opened is rejected as one, under its entry's id without batch index."""
-    entry = entry_of(position)
-    return found.kind != ACCEPTED and found.submission == entry + bytes(4) != position
-
-
-def _copy_id(copy: bytes) -> MessageId:
-    return unpacked(copy[PREFIX_BYTES:], int.from_bytes(copy[:PREFIX_BYTES], "big"))

@@ -36,7 +36,9 @@ class Line(NamedTuple):
     examples: tuple[Violation, ...]
 
     def __str__(self) -> str:
-        verdict = f"{self.violations} violations" if self.violations else "ok" if self.checked else "nothing to check"
+        if not self.checked and not self.violations:
+            return f"{self.invariant.name} nothing to check: {self.invariant}"
+        verdict = f"{self.violations} violations" if self.violations else "ok"
         shown = "".join(f"\n    {example.what} [{', '.join(example.message_ids)}]" for example in self.examples)
         if (more := self.violations - len(self.examples)) > 0:
             shown += f"\n    and {more} more"
