@@ -15,11 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import uniform
 from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
@@ -32,16 +30,13 @@ from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_output
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
-from sequencer.pulsar.errors import ConsumerBusy, NotGranted, PulsarError
-from sequencer.pulsar.frames import Entry, MessageId, TxnId
+from sequencer.pulsar.errors import ConsumerBusy, PulsarError
+from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
 """How long to wait for the grant of a partition that may be free before saying that another instance owns it."""
-
-PARKED_WAIT_S = 30.0
-"""How long a standby waits for the grant before it asks anew: an unload can make the broker forget it."""
 
 CONSUMER_BUSY_WAIT_S = 60.0
 """How long to wait for the broker to see that the predecessor's consumer is gone; it probes a silent one for 5 s."""
@@ -50,6 +45,9 @@ CONSUMER_BUSY_RETRY_S = 0.05
 
 BATCH_MESSAGES = 4_000
 """Submitted messages that go into one transaction, if as many have arrived."""
+
+FIRST_BATCH_MESSAGES = 500
+"""The first transaction of a life is small: after a takeover a backlog waits, and everybody for the first commit."""
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Submitted bytes, once decompressed, that go into one transaction; a single entry may be larger."""
@@ -139,12 +137,12 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
         await sequence(client, partition, office, index, end, stop)
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
+async def unless(stop: asyncio.Event, work: Awaitable[Result]) -> Result | None:
     """The result of `work`; None where `stop` is set first, and then the work is cancelled."""
     return await _race(work, stop.wait())
 
 
-async def _race(work: Coroutine[None, None, Result], other: Coroutine[None, None, object]) -> Result | None:
+async def _race(work: Awaitable[Result], other: Awaitable[object]) -> Result | None:
     """The result of `work`, or None where `other` ends first; whatever is not over then is cancelled.
 
     Raises: what either of them raised.
@@ -165,12 +163,25 @@ async def _race(work: Coroutine[None, None, Result], other: Coroutine[None, None
 
 
 async def acquire(client: PulsarClient, partition: Partition, index: VersionIndex) -> Office:
-    """Wait to be the owner, and meanwhile keep the index warm; then take over. Raises: see `take_over`, `recover`."""
+    """Wait to be the owner, and meanwhile keep the index warm; then take over.
+
+    Raises: see `take_over` and `recover`; EndpointClosed where the owner topic moves to another broker meanwhile.
+    """
+    # A request that is parked when its topic is unloaded is forgotten, and nobody is told. This reader is told.
+    watch = await client.reader(partition.owners, start=LATEST)
+    elected = asyncio.ensure_future(client.producer(partition.owners, access_mode=AccessMode.WAIT_FOR_EXCLUSIVE))
     try:
-        owner = await _elected(client, partition, GRANT_WAIT_S)
-    except NotGranted:
+        async with asyncio.timeout(GRANT_WAIT_S):
+            owner = await asyncio.shield(elected)
+    except TimeoutError:
         log.info("%s: another instance owns it, standing by", partition)
-        owner = await _parked(client, partition, index)
+        # The request is left where it is: the broker keeps also those that are withdrawn, and works through them all.
+        meanwhile = _race(keep_level(client, partition.events, index), _raise_when_lost(watch))
+        granted = await _race(elected, meanwhile)
+        assert granted is not None, "a standby waits without end"
+        owner = granted
+    finally:
+        elected.cancel()
     log.info("%s: granted, epoch %d", partition, owner.topic_epoch)
     return await take_over(client, partition, owner)
 
@@ -202,29 +213,6 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
         # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
         await prime_output(client, output, coordinator, owner_log)
     return Office(owner_log, events, rejected, consumer, coordinator)
-
-
-async def _elected(client: PulsarClient, partition: Partition, within_s: float) -> Producer:
-    """The producer on the owner topic: the broker grants it to one instance, and to the next when that one is gone.
-
-    Raises:
-        NotGranted: another instance had it all the time.
-    """
-    mode = AccessMode.WAIT_FOR_EXCLUSIVE
-    return await client.producer(partition.owners, access_mode=mode, granted_within_s=within_s * uniform(0.8, 1.2))
-
-
-async def _parked(client: PulsarClient, partition: Partition, index: VersionIndex) -> Producer:
-    """As a standby: be elected at last, with an index that follows the owner's events."""
-
-    async def elected_at_last() -> Producer:
-        while True:
-            with suppress(NotGranted):
-                return await _elected(client, partition, PARKED_WAIT_S)
-
-    owner = await _race(elected_at_last(), keep_level(client, partition.events, index))
-    assert owner is not None, "an index is kept level without end"
-    return owner
 
 
 async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:
@@ -267,7 +255,7 @@ async def sequence(
     flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
     try:
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_raise_when_lost(office))
+            watch = group.create_task(_raise_when_lost(*office))
             group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
             commit = group.create_task(_commit(office, overlay, pool, index, flights))
             await stop.wait()
@@ -297,8 +285,9 @@ async def _produce(
     `stop` is heard between transactions only: what is sent must be committed, or aborted after all its receipts.
     """
     limit = min(office.events.max_message_size, office.rejected.max_message_size)
-    last = START.position
-    while entries := await unless(stop, office.input.take(max_messages=BATCH_MESSAGES, max_bytes=BATCH_BYTES)):
+    last, messages = START.position, FIRST_BATCH_MESSAGES
+    while entries := await unless(stop, office.input.take(max_messages=messages, max_bytes=BATCH_BYTES)):
+        messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
         decided = overlay.decide([message for entry in entries for message in read_entry(entry, limit)])
@@ -365,8 +354,8 @@ async def _commit(
     return messages, transactions, forwarded
 
 
-async def _raise_when_lost(office: Office) -> NoReturn:
+async def _raise_when_lost(*things: OwnerLog | Producer | Consumer | Coordinator) -> NoReturn:
     """One lost resource ends the life, also when nothing is being asked of it at the moment."""
-    lost = [thing.lost for thing in office]
+    lost = [thing.lost for thing in things]
     await asyncio.wait(lost, return_when=asyncio.FIRST_COMPLETED)
     raise next(future.result() for future in lost if future.done())

@@ -33,7 +33,8 @@ from state.index import IndexFailure, IndexMismatch
 BACKOFF_FIRST_S = 0.05
 """Wait before the second life; doubled with each that fails."""
 
-BACKOFF_MAX_S = 10.0
+BACKOFF_MAX_S = 2.0
+"""Short, because a broker that comes back should not be kept waiting; a life that cannot begin costs little."""
 
 GOOD_LIFE_S = 60.0
 """A life this long forgives the failures before it."""

@@ -138,7 +138,8 @@ class PulsarClient:
             topic: a topic or one partition of it.
             access_mode: who else may produce.
             name: unique on the topic; None lets the broker choose.
-            granted_within_s: seconds to wait for exclusive access, None for ever.
+            granted_within_s: seconds to wait for exclusive access, None for ever. The broker (4.2.4) keeps also a
+                request that is withdrawn, and grants it before the next one: do not ask again and again.
 
         Raises:
             ProducerFenced: an exclusive producer holds the topic, or a newer one has taken over.

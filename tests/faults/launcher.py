@@ -27,7 +27,6 @@ from sequencer.pulsar.settings import ClientSettings
 REQUEST_TIMEOUT_S = 4.0
 KEEP_ALIVE_S = 1.0
 SILENT_LIMIT_S = 3.0
-PARKED_WAIT_S = 4.0
 BACKOFF_MAX_S = 1.0
 CLOCK_BYTES = 8
 
@@ -66,7 +65,6 @@ def hurry() -> None:
         keep_alive_s=KEEP_ALIVE_S,
         silent_limit_s=SILENT_LIMIT_S,
     )
-    sequencer.partition.PARKED_WAIT_S = PARKED_WAIT_S
     sequencer.service.BACKOFF_MAX_S = BACKOFF_MAX_S
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pulsar
 import pytest
 
+from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from tests.outcomes import Logs
 from tests.publishing import Stream, Workload
@@ -45,6 +46,12 @@ class Run:
         process.await_sequencing(PARTITIONS)
         self.logs.read_outcomes()
         self.logs.await_outcomes(self.logs.outcome_count() + more, ALL_WITHIN_S, go_on)
+
+    def unload_owner_topics(self) -> None:
+        """As a broker does that hands its topics over to another one."""
+        with Admin(self._broker.admin_url) as admin:
+            for n in range(PARTITIONS):
+                admin.put(f"v2/{self.logs.topics.owners_partition(n).replace('://', '/')}/unload")
 
     def finish(self, process: SequencerProcess, index_dir: Path | None = None) -> None:
         """The stream ends, all of it gets its outcome, the process leaves cleanly, and every check is passed."""
@@ -106,6 +113,20 @@ def test_owner_and_standby_in_the_same_index_directory(run: Run) -> None:
     assert sorted(path.name for path in run.index_dir.glob("*/partition-*")) == ["partition-0", "partition-1"]
     with run.start() as process:
         run.finish(process)
+
+
+def test_the_owner_topic_is_unloaded_while_a_standby_is_parked(run: Run) -> None:
+    """The broker forgets the parked request then, and tells nobody; both ask anew, and the standby still takes over."""
+    standby_dir = run.index_dir.with_name("standby")
+    with run.start() as owner:
+        run.await_more(owner, 0)
+        with run.start(index_dir=standby_dir) as standby:
+            standby.await_standby(PARTITIONS)
+            run.unload_owner_topics()
+            standby.await_line("starting anew", count=PARTITIONS)
+            owner.kill()
+            run.await_more(standby, 1000)
+            run.finish(standby, standby_dir)
 
 
 def test_a_warm_standby_has_little_to_recover(run: Run) -> None:
