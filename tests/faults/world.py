@@ -82,7 +82,8 @@ class Process:
     def tend(self) -> None:
         """What a service manager does: start it again where it found no broker to start with."""
         if self._current is not None and self._current.process.poll() is not None:
-            assert self._current.process.returncode == 1, self._current.log()
+            code = self._current.process.returncode
+            assert code == 1, f"it ended with {code}\n{self._current.log()}"
             assert self._current.log().startswith("error: Pulsar: "), self._current.log()
             self._buried()
             self.start()
