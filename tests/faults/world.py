@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import os
 import re
 import resource
-import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 
 import httpx
@@ -24,7 +21,10 @@ import pulsar
 
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
+from tests.faults.broker_defect import pending_ack_replay_spins
+from tests.faults.damage import damage_index, set_writable
 from tests.faults.launcher import set_clock
+from tests.faults.process import Process
 from tests.faults.proxy import FaultProxy, Way
 from tests.faults.publishers import Publisher
 from tests.faults.schedule import Fault, Plan
@@ -39,7 +39,6 @@ SETTLED_WITHIN_S = 120.0
 ADMIN_LIMIT_S = 30.0
 UNLOAD_LIMIT_S = 8.0
 FILE_LIMIT_BYTES = 1024
-SEQUENCING = re.compile(r"partition (\d+): sequencing, epoch (\d+)")
 NEVER = re.compile(r"a bug ended this life|: stopped: |Traceback")
 COORDINATOR = "persistent/pulsar/system/transaction_coordinator_assign-partition-0"
 WAYS = {"to the broker": Way.TO_BROKER, "to the client": Way.TO_CLIENT}
@@ -55,79 +54,6 @@ class Figures(NamedTuple):
     took_s: float
     faults: Counter[str]
     """By kind; only those that met something: a kill of a dead process does not count."""
-
-
-class Process:
-    """One sequencer, started again and again."""
-
-    def __init__(self, number: int, start: Callable[[], SequencerProcess], index_dir: Path, clock: Path) -> None:
-        self.number = number
-        self.index_dir = index_dir
-        self.clock = clock
-        self.stopped = False
-        self.past: list[str] = []
-        self._start = start
-        self._current: SequencerProcess | None = None
-
-    @property
-    def current(self) -> SequencerProcess | None:
-        """The running one; None where it is dead."""
-        return self._current
-
-    def start(self) -> None:
-        """Start it if it is dead."""
-        if self._current is None:
-            self._current = self._start()
-
-    def tend(self) -> None:
-        """What a service manager does: start it again where it found no broker to start with."""
-        if self._current is not None and self._current.process.poll() is not None:
-            code = self._current.process.returncode
-            assert code == 1, f"it ended with {code}\n{self._current.log()}"
-            assert self._current.log().startswith("error: Pulsar: "), self._current.log()
-            self._buried()
-            self.start()
-
-    def kill(self) -> bool:
-        """kill -9. False: it is dead already."""
-        if self._current is None:
-            return False
-        alive = self._current.process.poll() is None
-        self._current.kill()
-        self._buried()
-        return alive
-
-    def stop(self) -> None:
-        """SIGTERM; it must leave by itself."""
-        if self._current is not None:
-            # Until it has said something it does not know of signals.
-            self._current.await_line(".")
-            self._current.stop()
-            self._buried()
-
-    def signal(self, number: signal.Signals) -> bool:
-        """False: it is dead."""
-        if self._current is None:
-            return False
-        self._current.process.send_signal(number)
-        self.stopped = number == signal.SIGSTOP
-        return True
-
-    def lines(self) -> list[str]:
-        """Everything that it ever said."""
-        return self.past + ([] if self._current is None else self._current.lines())
-
-    def epoch(self, partition: int) -> int:
-        """The last epoch in which the running one sequenced a partition; 0 = never."""
-        lines = [] if self._current is None else self._current.lines()
-        found = [SEQUENCING.search(line) for line in lines]
-        return max((int(m[2]) for m in found if m and int(m[1]) == partition), default=0)
-
-    def _buried(self) -> None:
-        assert self._current is not None
-        self.past += [*self._current.lines(), f"--- ended with {self._current.process.returncode}\n"]
-        self._current = None
-        self.stopped = False
 
 
 class World:
@@ -430,40 +356,6 @@ def create_namespace(broker: EmbeddedBroker, name: str) -> None:
     httpx.put(url, json=policies, timeout=ADMIN_LIMIT_S, trust_env=False).raise_for_status()
 
 
-def damage_index(directory: Path, how: str) -> bool:
-    """Damage an index whose process is dead: "removed N", "truncated N" or "flipped N". False: there is none yet."""
-    damage, _, seed = how.partition(" ")
-    files = sorted(file for file in _walk(directory) if file.is_file() and file.stat().st_size)
-    if not files:
-        return False
-    random = Random(seed)
-    file = random.choice(files)
-    if damage == "removed":
-        shutil.rmtree(next(directory.iterdir()))
-    elif damage == "truncated":
-        os.truncate(file, random.randrange(file.stat().st_size))
-    else:
-        content = bytearray(file.read_bytes())
-        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-        file.write_bytes(content)
-    return True
-
-
-def set_writable(directory: Path, writable: bool) -> None:
-    """Change the mode of everything in an index directory, while it is in use."""
-    for path in (directory, *_walk(directory)):
-        # Files come and go.
-        with contextlib.suppress(FileNotFoundError):
-            mode = path.stat().st_mode
-            path.chmod(mode | 0o200 if writable else mode & ~0o222)
-
-
-def _walk(directory: Path) -> Iterator[Path]:
-    for root, names, files in os.walk(directory):
-        for name in (*names, *files):
-            yield Path(root) / name
-
-
 def _path(topic: str) -> str:
     return topic.replace("persistent://", "persistent/")
 
@@ -487,25 +379,3 @@ def run(plan: Plan, broker: EmbeddedBroker, namespace: str, directory: Path) -> 
 
 class BrokerDefect(Exception):
     """A run that came to nothing because the broker answers no more, for a reason that is known and not ours."""
-
-
-def pending_ack_replay_spins(broker: EmbeddedBroker) -> bool:
-    """Whether two thread dumps, seconds apart, show it: in a healthy broker a replay takes milliseconds."""
-    return all(_PENDING_ACK_REPLAY in _thread_dump(broker) for _ in range(2))
-
-
-_PENDING_ACK_REPLAY = "MLPendingAckStore$PendingAckReplay.run"
-THREAD_DUMP_TAKES_S = 1.0
-
-
-def _thread_dump(broker: EmbeddedBroker) -> str:
-    """Java writes what every thread is doing to its output."""
-    if broker._child is None:
-        return ""
-    output = broker.data_dir / "java.out"
-    before = output.stat().st_size
-    broker._child.process.send_signal(signal.SIGQUIT)
-    time.sleep(THREAD_DUMP_TAKES_S)
-    with output.open("rb") as written:
-        written.seek(before)
-        return written.read().decode(errors="replace")

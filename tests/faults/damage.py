@@ -1,0 +1,44 @@
+"""What can happen to an index directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+
+def damage_index(directory: Path, how: str) -> bool:
+    """Damage an index whose process is dead: "removed N", "truncated N" or "flipped N". False: there is none yet."""
+    damage, _, seed = how.partition(" ")
+    files = sorted(file for file in _walk(directory) if file.is_file() and file.stat().st_size)
+    if not files:
+        return False
+    random = Random(seed)
+    file = random.choice(files)
+    if damage == "removed":
+        shutil.rmtree(next(directory.iterdir()))
+    elif damage == "truncated":
+        os.truncate(file, random.randrange(file.stat().st_size))
+    else:
+        content = bytearray(file.read_bytes())
+        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+        file.write_bytes(content)
+    return True
+
+
+def set_writable(directory: Path, writable: bool) -> None:
+    """Change the mode of everything in an index directory, while it is in use."""
+    for path in (directory, *_walk(directory)):
+        # Files come and go.
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o200 if writable else mode & ~0o222)
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for root, names, files in os.walk(directory):
+        for name in (*names, *files):
+            yield Path(root) / name
