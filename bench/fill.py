@@ -8,6 +8,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -58,28 +59,38 @@ class Filling(NamedTuple):
             yield batch(parts)
 
 
-class _PastClock:
-    """In place of the producer's clock: the id window is told by the publish time, and hours must pass in a minute."""
+class PastClock:
+    """In place of the producers' clock: the id window is told by the publish time, and hours must pass in a minute."""
 
-    now_ms = 0
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
 
     def time_ns(self) -> int:
         return self.now_ms * 1_000_000
 
 
-async def fill(service_url: str, topic: str, filling: Filling) -> None:
-    """Write all of it; the last event is published now, the first `span_ms` before."""
-    clock = _PastClock()
-    began_ms = time.time_ns() // 1_000_000 - filling.span_ms
-    pending: deque[asyncio.Future[MessageId]] = deque()
+@contextmanager
+def ago(span_ms: int) -> Iterator[PastClock]:
+    """Everything that this process publishes is published so long ago, until the clock is put forward.
+
+    Also the very first message of a topic must be: the broker looks there first when it is asked for a time.
+    """
+    clock = PastClock(time.time_ns() // 1_000_000 - span_ms)
     with patch.object(producer_module, "time", clock):
-        async with PulsarClient(service_url) as client:
-            producer = await client.producer(topic)
-            written = 0
-            for output in filling.entries():
-                clock.now_ms = began_ms + filling.span_ms * written // filling.events
-                pending.append(producer.send(*output))
-                written += output.num_messages
-                if len(pending) >= SENDS_IN_FLIGHT:
-                    await pending.popleft()
-            await asyncio.gather(*pending)
+        yield clock
+
+
+async def fill(service_url: str, topic: str, filling: Filling, clock: PastClock) -> None:
+    """Write all of it, the first event at the time that the clock shows, the last one `span_ms` later."""
+    began_ms = clock.now_ms
+    pending: deque[asyncio.Future[MessageId]] = deque()
+    async with PulsarClient(service_url) as client:
+        producer = await client.producer(topic)
+        written = 0
+        for output in filling.entries():
+            clock.now_ms = began_ms + filling.span_ms * written // filling.events
+            pending.append(producer.send(*output))
+            written += output.num_messages
+            if len(pending) >= SENDS_IN_FLIGHT:
+                await pending.popleft()
+        await asyncio.gather(*pending)

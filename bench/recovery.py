@@ -7,6 +7,7 @@ that it has built then (warm); with an empty index from the compacted view. The 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.fill import Filling, fill
+from bench.fill import Filling, ago, fill
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
 from sequencer.admin import Admin
@@ -42,9 +43,10 @@ def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Pr
     """The figures of every run, in seconds since the process was started."""
     task = progress.add_task("recovery", total=3 * plan.runs + 2)
     runs: list[Figures] = [{} for _ in range(plan.runs)]
-    topics = make_topics(broker, "recovery")
     filling = Filling(plan.events, plan.aggregates, plan.window_percent)
-    asyncio.run(fill(broker.service_url, topics.events_partition(0), filling))
+    with ago(filling.span_ms) as clock:
+        topics = make_topics(broker, "recovery")
+        asyncio.run(fill(broker.service_url, topics.events_partition(0), filling, clock))
     progress.advance(task)
     for number, run in enumerate(runs):
         for kind in ("everything", "warm"):
@@ -70,9 +72,16 @@ def _recover(broker: EmbeddedBroker, topics: Topics, index_dir: Path, kind: str)
         process.end()
     return {
         f"{kind}_s": round(ready.at_s - began_s, 3),
+        f"{kind}_ids": _ids_read(process),
         f"{kind}_cpu_s": round(usage.cpu_s, 2),
         f"{kind}_peak_memory_mib": round(usage.peak_memory_mib, 1),
     }
+
+
+def _ids_read(process: SequencerProcess) -> int:
+    """The events that it took for those of the id window; 0 where it had an index."""
+    found = (re.search(r"index rebuilt from \d+ events and (\d+) ids", line.text) for line in process.lines())
+    return next((int(match[1]) for match in found if match), 0)
 
 
 def compact(admin: Admin, topic: str) -> float:

@@ -13,9 +13,10 @@ that, so its index, brought to that end, is the truth.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
@@ -28,7 +29,7 @@ from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.pool import TransactionPool
-from sequencer.prime import prime_output
+from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
@@ -101,6 +102,16 @@ class Office(NamedTuple):
     input: Consumer
     coordinator: Coordinator
 
+    def pool(self, partition: Partition) -> TransactionPool:
+        """Transactions for this partition's work; it holds none yet."""
+        return TransactionPool(
+            self.coordinator,
+            self.log,
+            output_topic=partition.events,
+            input_topic=partition.submitted,
+            subscription=SUBSCRIPTION,
+        )
+
 
 class Flight(NamedTuple):
     """A transaction that has been produced: outcomes sent, input acknowledged, not yet committed."""
@@ -127,14 +138,44 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
         office = await unless(stop, acquire(client, partition, index))
         if office is None:
             return
-        end = await unless(stop, recover(client, partition.events, index))
-        if end is None:
-            return
-        # Anew, so that delivery starts at the first message that no transaction has acknowledged.
-        await office.input.close()
-        office = office._replace(input=await _subscribe(client, partition))
-        log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
-        await sequence(client, partition, office, index, end, stop)
+        pool = office.pool(partition)
+        try:
+            ready = await unless(stop, _make_ready(client, partition, office, index, pool))
+            if ready is None:
+                return
+            end, consumer = ready
+            office = office._replace(input=consumer)
+            log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
+            await sequence(client, partition, office, index, pool, end, stop)
+        finally:
+            pool.abandon()
+
+
+async def _make_ready(
+    client: PulsarClient, partition: Partition, office: Office, index: VersionIndex, pool: TransactionPool
+) -> tuple[Checkpoint, Consumer]:
+    """RECOVER, and at the same time what the first transaction will need."""
+    async with _together() as group:
+        end = group.create_task(recover(client, partition.events, index))
+        consumer = group.create_task(_resubscribe(client, partition, office.input))
+        group.create_task(pool.fill())
+    return end.result(), consumer.result()
+
+
+async def _resubscribe(client: PulsarClient, partition: Partition, consumer: Consumer) -> Consumer:
+    """Anew, so that delivery starts at the first message that no transaction has acknowledged."""
+    await consumer.close()
+    return await _subscribe(client, partition)
+
+
+@contextlib.asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that fail together, with the reason of the first: it tells why, the others only follow."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except* (PulsarError, IndexFailure, SequencerError, OSError) as failures:
+        raise failures.exceptions[0] from None
 
 
 async def unless(stop: asyncio.Event, work: Awaitable[Result]) -> Result | None:
@@ -197,9 +238,12 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
         OwnerLogBroken: the predecessor's transactions cannot be known or ended.
         PulsarError: something needed was refused or lost.
     """
-    events = await client.producer(partition.events, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
-    rejected = await client.producer(partition.rejected, access_mode=AccessMode.EXCLUSIVE_WITH_FENCING)
-    consumer = await _subscribe(client, partition)
+    fencing = AccessMode.EXCLUSIVE_WITH_FENCING
+    async with _together() as group:
+        events = group.create_task(client.producer(partition.events, access_mode=fencing))
+        rejected = group.create_task(client.producer(partition.rejected, access_mode=fencing))
+        consumer = group.create_task(_subscribe(client, partition))
+        coordinator = group.create_task(_coordinator(client, partition))
     log.info("%s: predecessor fenced", partition)
     record = await last_record(client, partition.owners)
     if record is not None:
@@ -207,12 +251,15 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
             raise Superseded(f"{partition}: epoch {record.epoch} has taken over, ours is {owner.topic_epoch}")
         await end_transactions(client, [TxnId(*txn) for txn in record.transactions])
         log.info("%s: %d transactions of epoch %d ended", partition, len(record.transactions), record.epoch)
-    coordinator = await client.coordinator(partition.number % await client.coordinators())
-    owner_log = OwnerLog(owner)
-    for output in (events, rejected):
-        # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
-        await prime_output(client, output, coordinator, owner_log)
-    return Office(owner_log, events, rejected, consumer, coordinator)
+    office = Office(OwnerLog(owner), events.result(), rejected.result(), consumer.result(), coordinator.result())
+    # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
+    await prime_outputs(client, (office.events, office.rejected), office.coordinator, office.log)
+    return office
+
+
+async def _coordinator(client: PulsarClient, partition: Partition) -> Coordinator:
+    """The one that this partition's transactions are opened at; they are spread over all."""
+    return await client.coordinator(partition.number % await client.coordinators())
 
 
 async def _subscribe(client: PulsarClient, partition: Partition) -> Consumer:
@@ -235,6 +282,7 @@ async def sequence(
     partition: Partition,
     office: Office,
     index: VersionIndex,
+    pool: TransactionPool,
     end: Checkpoint,
     stop: asyncio.Event,
 ) -> None:
@@ -244,31 +292,18 @@ async def sequence(
     ones, strictly in order. What is decided lives in the overlay until its commit, then in the index.
     """
     overlay = Overlay(index, partition=partition.number, partitions=partition.count, next_sequence=end.next_sequence)
-    pool = TransactionPool(
-        office.coordinator,
-        office.log,
-        output_topic=partition.events,
-        input_topic=partition.submitted,
-        subscription=SUBSCRIPTION,
-    )
     forwarder = Forwarder(client, partition.topics)
     flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
-    try:
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_raise_when_lost(*office))
-            group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
-            commit = group.create_task(_commit(office, overlay, pool, index, flights))
-            await stop.wait()
-            async with asyncio.timeout(FAREWELL_S):
-                committed = await commit
-                await pool.close()
-            log.info("%s: stopped after %d messages in %d transactions, %d forwarded", partition, *committed)
-            watch.cancel()
-    except* (PulsarError, IndexFailure, SequencerError, OSError) as failures:
-        # They fail together; the first tells why. What transactions are open, the next owner will end.
-        raise failures.exceptions[0] from None
-    finally:
-        pool.abandon()
+    async with _together() as group:
+        watch = group.create_task(_raise_when_lost(*office))
+        group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
+        commit = group.create_task(_commit(office, overlay, pool, index, flights))
+        await stop.wait()
+        async with asyncio.timeout(FAREWELL_S):
+            committed = await commit
+            await pool.close()
+        log.info("%s: stopped after %d messages in %d transactions, %d forwarded", partition, *committed)
+        watch.cancel()
 
 
 async def _produce(

@@ -56,6 +56,19 @@ class TransactionPool:
         self._in_use: set[TxnId] = set()  # handed out, or being aborted
         self._refill: asyncio.Task[None] | None = None
 
+    async def fill(self) -> None:
+        """Open as many as are missing. Called before the first `take`, it spares that one the wait.
+
+        Raises:
+            PulsarError: none can be opened or recorded.
+        """
+        opened_at_s = asyncio.get_running_loop().time()
+        count = POOL_TRANSACTIONS - len(self._ready)
+        opened = await asyncio.gather(*(self._open() for _ in range(count)))
+        # The rule that the whole takeover rests on: recorded first, used afterwards.
+        await self._owner_log.record([*self._in_use, *(ready.txn for ready in self._ready), *opened])
+        self._ready.extend(_Ready(txn, opened_at_s) for txn in opened)
+
     async def take(self) -> TxnId:
         """A transaction for immediate use; `ended` must follow.
 
@@ -64,7 +77,7 @@ class TransactionPool:
         """
         await self._drop_stale()
         if len(self._ready) < REFILL_BELOW and self._refill is None:
-            self._refill = asyncio.create_task(self._fill())
+            self._refill = asyncio.create_task(self.fill())
         if self._refill is not None and (not self._ready or self._refill.done()):
             refill, self._refill = self._refill, None
             await refill
@@ -89,14 +102,6 @@ class TransactionPool:
         if self._refill is not None:
             self._refill.add_done_callback(lambda refill: refill.cancelled() or refill.exception())
             self._refill.cancel()
-
-    async def _fill(self) -> None:
-        opened_at_s = asyncio.get_running_loop().time()
-        count = POOL_TRANSACTIONS - len(self._ready)
-        opened = await asyncio.gather(*(self._open() for _ in range(count)))
-        # The rule that the whole takeover rests on: recorded first, used afterwards.
-        await self._owner_log.record([*self._in_use, *(ready.txn for ready in self._ready), *opened])
-        self._ready.extend(_Ready(txn, opened_at_s) for txn in opened)
 
     async def _open(self) -> TxnId:
         txn = await self._coordinator.new_txn(ttl_ms=int(self._ttl_s * 1000))

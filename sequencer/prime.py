@@ -10,6 +10,9 @@ and the next owner must find and end it.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from sequencer import SequencerError
 from sequencer.owner import OwnerLog
 from sequencer.pool import TRANSACTION_TTL_S
@@ -22,16 +25,23 @@ class PrimingFailed(SequencerError):
     """The topic shows a message that was sent in an aborted transaction."""
 
 
-async def prime_output(client: PulsarClient, output: Producer, coordinator: Coordinator, owner_log: OwnerLog) -> bool:
-    """Run one aborted transaction on an output partition that shows no message. False: it does, nothing was done.
+async def prime_outputs(
+    client: PulsarClient, outputs: Sequence[Producer], coordinator: Coordinator, owner_log: OwnerLog
+) -> None:
+    """Run one aborted transaction on every output partition that shows no message.
 
-    Only the partition's owner may: `output` is its producer, `owner_log` its log.
+    Only the partition's owner may: `outputs` are its producers, `owner_log` its log.
 
     Raises:
         PrimingFailed, PulsarError.
     """
-    if await _shows_messages(client, output.topic):
-        return False
+    shown = await asyncio.gather(*(_shows_messages(client, output.topic) for output in outputs))
+    for output, shows in zip(outputs, shown, strict=True):
+        if not shows:
+            await _prime(client, output, coordinator, owner_log)
+
+
+async def _prime(client: PulsarClient, output: Producer, coordinator: Coordinator, owner_log: OwnerLog) -> None:
     txn = await coordinator.new_txn(ttl_ms=int(TRANSACTION_TTL_S * 1000))
     await owner_log.record([txn])
     await coordinator.add_partitions(txn, [output.topic])
@@ -40,7 +50,6 @@ async def prime_output(client: PulsarClient, output: Producer, coordinator: Coor
     await coordinator.end(txn, commit=False)
     if await _shows_messages(client, output.topic):
         raise PrimingFailed(f"{output.topic} shows a message although its only transaction was aborted")
-    return True
 
 
 async def _shows_messages(client: PulsarClient, topic: str) -> bool:

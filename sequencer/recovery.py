@@ -207,7 +207,7 @@ def _check(topic: str, event: StoredEvent, version: int, sequence: int) -> None:
 
 async def _rebuild(client: PulsarClient, topic: str, index: VersionIndex, end: tuple[int, int]) -> Checkpoint:
     """Fill an empty index. The checkpoint is stored at the very end: half a rebuild is no index."""
-    sequence = count = 0
+    sequence = events_read = ids_read = 0
     if end != START.position:
         log.info("%s: rebuilding the index up to %s:%s", topic, *end)
         async for entries in _read(client, topic, EARLIEST, end, compacted=True):
@@ -220,11 +220,12 @@ async def _rebuild(client: PulsarClient, topic: str, index: VersionIndex, end: t
                 tails[event.key] = event.version
                 sequence = event.sequence + 1
             _apply(index, tails, events, None)
-            count = _progress(topic, count, len(events))
+            events_read = _progress(topic, events_read, len(events))
         async for entries in _read(client, topic, EARLIEST, end, rollback_s=index.limits.id_window_ms // 1000):
             events = [event for entry in entries for event in read_events(entry)]
             _apply(index, {}, events, None)
-            count = _progress(topic, count, len(events))
+            ids_read = _progress(topic, ids_read, len(events))
+        log.info("%s: index rebuilt from %d events and %d ids", topic, events_read, ids_read)
     known = Checkpoint(*end, sequence)
     index.apply({}, (), accepted_at_ms=0, checkpoint=known.to_bytes())
     return known
