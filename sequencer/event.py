@@ -3,7 +3,8 @@
 A submitted message carries its aggregate in the partition key and the rest in one of two content modes, named as in
 CloudEvents:
 
-- structured: the payload is a JSON object ``{"id": UUID, "version": int | null | absent, "data": any JSON}``;
+- structured: the payload is a JSON object ``{"id": UUID, "version": int | null | absent, "data": any JSON}``, or with
+  ``"events": [{"id": UUID, "data": any JSON}, ...]`` instead of ``data``: several events and one decision, all or none;
 - binary: the message property ``id`` is present, ``id`` and ``version`` are properties, and the payload is the
   application's own bytes, which nobody here opens.
 
@@ -37,6 +38,9 @@ MAX_ENTRY_BYTES = 32 * 1024 * 1024
 MAX_ENTRY_MESSAGES = 10_000
 """Most messages in one submitted batch; the whole entry is `too_large` beyond it, unopened."""
 
+MAX_LIST_EVENTS = 1_000
+"""Most events in one list; more is `malformed`."""
+
 OUTCOME_BYTES = 2048
 """What an outcome may add to a message: our properties and the batch's own metadata."""
 
@@ -49,6 +53,7 @@ class Reason(StrEnum):
 
     WRONG_EXPECTED_VERSION = "wrong_expected_version"
     DUPLICATE = "duplicate"
+    CONFLICTING_IDS = "conflicting_ids"
     MALFORMED = "malformed"
     MISSING_KEY = "missing_key"
     CHUNKED = "chunked"
@@ -66,6 +71,9 @@ REJECTED_PROPERTIES = frozenset(
 """Properties that a rejected event carries; a publisher's own of these names is replaced."""
 
 OUTCOME_PROPERTIES = ACCEPTED_PROPERTIES | REJECTED_PROPERTIES
+
+REPLY_TO = "reply_to"
+"""Property of a submitted message: the topic on which its publisher waits for the outcome."""
 
 FORWARDED_FROM = "forwarded_from"
 """Property of a forwarded message: the submission that it is a copy of. Its outcome keeps it."""
@@ -105,6 +113,10 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
     """Position in the submitted batch; -1 where the entry was not a batch."""
     forwarded: bool = False
     """Whether it says that it has been forwarded: it is not forwarded again."""
+    reply_to: str = ""
+    """Where its publisher waits for the outcome; empty where nobody does."""
+    several: tuple[Submission, ...] | None = None
+    """The events of a list, in order, each with its own id, head and payload; None for a single event."""
 
 
 class Flawed(msgspec.Struct, frozen=True, gc=False):
@@ -119,10 +131,14 @@ class Flawed(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     source: Source
     batch_index: int
+    reply_to: str = ""
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """The outcome on `events`: the submission became this version of its aggregate."""
+    """The outcome on `events`: the submission became this version of its aggregate.
+
+    The events of a list became this version and those that follow, at this sequence and those that follow.
+    """
 
     submission: Submission
     version: int
@@ -147,7 +163,11 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
     current: int | None = None
     """The aggregate's tail when the submission was judged; None where it was not looked at."""
     accepted: int | None = None
-    """With `duplicate`: the version under which the same id was accepted before."""
+    """With `duplicate`: the version under which the same id was accepted before; of a list, its first event's."""
+    accepted_last: int | None = None
+    """With `duplicate`: the version of the list's last event; the same as `accepted` for a single one."""
+    accepted_sequence: int | None = None
+    """With `duplicate`: the sequence that belongs to `accepted`."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):

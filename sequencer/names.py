@@ -57,6 +57,11 @@ class Topics:
         return self._full("sequencer_owners")
 
     @property
+    def replies_namespace(self) -> str:
+        """The namespace of the topics on which publishers wait for outcomes; nobody else is written to."""
+        return f"{self.namespace}-replies"
+
+    @property
     def all(self) -> tuple[str, str, str, str]:
         return (self.submitted, self.events, self.rejected, self.owners)
 
