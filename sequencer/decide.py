@@ -30,7 +30,7 @@ class Index(Protocol):
     """What the overlay asks of the version index."""
 
     def tails(self, keys: Sequence[str]) -> list[int]: ...
-    def accepted_version(self, event_id: bytes, key: str) -> int | None: ...
+    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None: ...
 
 
 class Decided(NamedTuple):
@@ -39,35 +39,60 @@ class Decided(NamedTuple):
     outcomes: list[Accepted | Rejected | Forwarded]
     tails: Mapping[str, int]
     """Aggregate -> new tail, of every aggregate that got an event."""
-    ids: Mapping[tuple[bytes, str], int]
-    """(event id, aggregate) -> version, of every accepted event."""
+    ids: Mapping[tuple[bytes, str], tuple[int, int]]
+    """(event id, aggregate) -> version and sequence, of every accepted event."""
     next_sequence: int
     """The sequence that the first accepted event after this batch gets."""
 
 
-def judge(submission: Submission, tail: int, accepted_before: Callable[[bytes, str], int | None]) -> int | Rejected:
-    """The version that the submission becomes, or why it is rejected.
+def judge(
+    submission: Submission, tail: int, accepted_before: Callable[[bytes, str], tuple[int, int] | None]
+) -> int | Rejected:
+    """The version that the submission becomes, or its first event, or why it is rejected.
 
     An expected version that matches is accepted without a look at the ids: a true retry cannot match any more, since
-    its first copy moved the tail; the same id sent again with a newer version that matches is a new event.
+    its first copy moved the tail; the same id sent again with a newer version that matches is a new event. A list is
+    always looked up: it must not add the one half of what another list, or a single event, has brought already.
 
     Args:
         submission: what is asked.
         tail: the aggregate's current version, -1 where there is none.
-        accepted_before: the id window: (event id, aggregate) -> the version it was accepted as.
+        accepted_before: the id window: (event id, aggregate) -> version and sequence that it was accepted as.
     """
-    expected = submission.expected
-    if expected == tail:
-        return tail + 1
-    version = accepted_before(submission.event_id, submission.key)
-    if version is not None:
-        return Rejected(
-            submission, Reason.DUPLICATE, f"accepted before as version {version}", expected, tail, accepted=version
-        )
+    expected, key = submission.expected, submission.key
+    if submission.several is None:
+        if expected == tail:
+            return tail + 1
+        before = accepted_before(submission.event_id, key)
+        if before is not None:
+            return _duplicate(submission, tail, before, before)
+    else:
+        looked_up = [accepted_before(member.event_id, key) for member in submission.several]
+        known = [before for before in looked_up if before is not None]
+        if len(known) == len(looked_up):
+            return _duplicate(submission, tail, known[0], known[-1])
+        if known:
+            detail = f"{len(known)} of {len(looked_up)} ids were accepted before"
+            return Rejected(submission, Reason.CONFLICTING_IDS, detail, expected, tail)
+        if expected == tail:
+            return tail + 1
     if expected is None:
         return tail + 1
     found = "no such aggregate" if tail == NO_AGGREGATE else f"current version is {tail}"
     return Rejected(submission, Reason.WRONG_EXPECTED_VERSION, f"expected {expected}, {found}", expected, tail)
+
+
+def _duplicate(submission: Submission, tail: int, first: tuple[int, int], last: tuple[int, int]) -> Rejected:
+    return Rejected(
+        submission,
+        Reason.DUPLICATE,
+        f"accepted before as version {first[0]}",
+        submission.expected,
+        tail,
+        accepted=first[0],
+        accepted_last=last[0],
+        accepted_sequence=first[1],
+    )
 
 
 class Overlay:
@@ -95,7 +120,7 @@ class Overlay:
         # long applied: `decide` refuses to let more than that be in flight.
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
-        self._unapplied_ids: deque[Mapping[tuple[bytes, str], int]] = deque()
+        self._unapplied_ids: deque[Mapping[tuple[bytes, str], tuple[int, int]]] = deque()
         self._in_flight = 0
 
     def decide(self, submissions: Sequence[Submission | Flawed]) -> Decided:
@@ -103,7 +128,7 @@ class Overlay:
         self._in_flight += len(submissions)
         assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
         self._look_up(submissions)
-        tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], int]()
+        tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], tuple[int, int]]()
         self._unapplied_ids.append(ids)
         outcomes: list[Accepted | Rejected | Forwarded] = []
         sequence = self._next_sequence
@@ -117,12 +142,19 @@ class Overlay:
                 outcomes.append(misrouted)
                 continue
             verdict = judge(submission, tail, self._accepted_before)
-            if isinstance(verdict, int):
-                tails[key] = changed[key] = ids[submission.event_id, key] = verdict
-                outcomes.append(Accepted(submission, verdict, sequence))
-                sequence += 1
-            else:
+            if not isinstance(verdict, int):
                 outcomes.append(verdict)
+                continue
+            outcomes.append(Accepted(submission, verdict, sequence))
+            if submission.several is None:
+                tails[key] = changed[key] = verdict
+                ids[submission.event_id, key] = verdict, sequence
+                sequence += 1
+                continue
+            for member in submission.several:
+                tails[key] = changed[key] = verdict
+                ids[member.event_id, key] = verdict, sequence
+                verdict, sequence = verdict + 1, sequence + 1
         self._next_sequence = sequence
         return Decided(outcomes, changed, ids, sequence)
 
@@ -150,12 +182,12 @@ class Overlay:
             # Dropped before this batch is judged, and after its tails were read: the young generation stays whole.
             self._old, self._young = young, {key: young[key] for key in keys}
 
-    def _accepted_before(self, event_id: bytes, key: str) -> int | None:
+    def _accepted_before(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         for ids in reversed(self._unapplied_ids):
-            version = ids.get((event_id, key))
-            if version is not None:
-                return version
-        return self._index.accepted_version(event_id, key)
+            before = ids.get((event_id, key))
+            if before is not None:
+                return before
+        return self._index.accepted(event_id, key)
 
     def _misrouted(self, submission: Submission) -> Rejected | Forwarded | None:
         """What to do with it where another partition is the aggregate's own: forward it, but only once.

@@ -21,11 +21,13 @@ from sequencer.event import (
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
     REJECTED_PROPERTIES,
+    REPLY_TO,
     Accepted,
     BrokenContract,
     Envelope,
     Flawed,
     Forwarded,
+    Member,
     Reason,
     Rejected,
     Source,
@@ -94,12 +96,41 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
             return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes)]
         if metadata.num_messages_in_batch < 1:
             raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
-        return [
+        batch = split_batch(payload, metadata.num_messages_in_batch)
+        return _bounded(
             _read_message(single, head, body, source, index, max_message_bytes)
-            for index, (single, head, body) in enumerate(split_batch(payload, metadata.num_messages_in_batch))
-        ]
+            for index, (single, head, body) in enumerate(batch)
+        )
     except CorruptBatch as broken:
         return [_closed(entry, source, Reason.MALFORMED, str(broken), max_message_bytes)]
+
+
+def _bounded(messages: Iterable[Submission | Flawed]) -> list[Submission | Flawed]:
+    """All of them, but no list that makes it more than MAX_ENTRY_MESSAGES listed events: those are not even held."""
+    read: list[Submission | Flawed] = []
+    listed = 0
+    for message in messages:
+        if type(message) is Submission and message.several is not None:
+            listed += len(message.several)
+            if listed > MAX_ENTRY_MESSAGES:
+                detail = f"more than {MAX_ENTRY_MESSAGES} events in the lists of one batch"
+                message = _flawed(message, Reason.TOO_LARGE, detail)
+        read.append(message)
+    return read
+
+
+def _flawed(submission: Submission, reason: Reason, detail: str) -> Flawed:
+    return Flawed(
+        reason,
+        detail,
+        submission.id_text,
+        submission.head,
+        submission.clashing,
+        submission.payload,
+        submission.source,
+        submission.batch_index,
+        submission.reply_to,
+    )
 
 
 def _refusal(entry: Entry) -> tuple[Reason, str] | None:
@@ -133,7 +164,7 @@ def _read_message(
     clashing: SingleMessageMetadata | None = None
     properties: dict[str, str] | None = None
     envelope: Envelope | None = None
-    reason, detail, id_text = Reason.MALFORMED, "", ""
+    reason, detail, id_text, reply_to = Reason.MALFORMED, "", "", ""
     key = single.partition_key
     fields = single.properties
     # Only a property, or the payload's size, can be incomplete; the parser does not mind.
@@ -141,6 +172,7 @@ def _read_message(
         raise CorruptBatch(f"the metadata of message {index} lacks a required field")
     if fields:
         properties = {field.key: field.value for field in fields}
+        reply_to = properties.get(REPLY_TO, "")
         if not OUTCOME_PROPERTIES.isdisjoint(properties):
             clashing = single
     if single.compacted_out:
@@ -160,10 +192,44 @@ def _read_message(
         reason, detail = Reason.MALFORMED, "the partition key is not UTF-8"
     elif envelope is not None and len(head) + len(payload) + OUTCOME_BYTES <= limit:
         forwarded = properties is not None and FORWARDED_FROM in properties
-        return Submission(
-            key, envelope.event_id, id_text, envelope.expected, head, clashing, payload, source, index, forwarded
+        event_id, expected = envelope.event_id, envelope.expected
+        submission = Submission(
+            key, event_id, id_text, expected, head, clashing, payload, source, index, forwarded, reply_to
         )
-    return _fitted(Flawed(reason, detail, id_text, head, clashing, payload, source, index), limit)
+        return submission if envelope.members is None else _list_of(submission, single, envelope.members, limit)
+    return _fitted(Flawed(reason, detail, id_text, head, clashing, payload, source, index, reply_to), limit)
+
+
+def _list_of(
+    submission: Submission, single: SingleMessageMetadata, members: Sequence[Member], limit: int
+) -> Submission | Flawed:
+    """The submission with the events of its list: the list's metadata, to which each adds its own attributes."""
+    events = []
+    for member in members:
+        own = SingleMessageMetadata()
+        own.CopyFrom(single)
+        own.payload_size = len(member.payload)
+        if member.attributes:
+            kept = [field for field in single.properties if field.key not in member.attributes]
+            del own.properties[:]
+            own.properties.extend(kept)
+            for name, value in member.attributes.items():
+                own.properties.add(key=name, value=value)
+        head = own.SerializeToString()
+        if len(head) + len(member.payload) + OUTCOME_BYTES > limit:
+            return _fitted(_flawed(submission, Reason.TOO_LARGE, "an event of the list, with its properties"), limit)
+        events.append(
+            replace(
+                submission,
+                event_id=member.event_id,
+                id_text=member.id_text,
+                head=head,
+                clashing=submission.clashing and own,
+                payload=member.payload,
+                reply_to="",
+            )
+        )
+    return replace(submission, several=tuple(events))
 
 
 def _envelope(properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata) -> Envelope:
@@ -248,15 +314,20 @@ def _set_key(single: SingleMessageMetadata, key: str | bytes) -> None:
 # --- packing ---
 
 
-def accepted_message(accepted: Accepted) -> bytes:
-    """The serialized SingleMessageMetadata of an accepted event."""
-    submission = accepted.submission
-    return _head(submission, ACCEPTED_PROPERTIES) + accepted_properties(
-        submission.id_text,
-        accepted.version,
-        accepted.sequence,
-        f"{submission.source.position}{submission.batch_index}",
-    )
+def accepted_messages(outcomes: Iterable[Accepted]) -> list[tuple[bytes, Submission]]:
+    """Of every accepted event its serialized SingleMessageMetadata, and the submission whose payload goes with it.
+
+    The events of a list follow each other, each with its own head and payload. Runs once per accepted event.
+    """
+    messages = []
+    for accepted in outcomes:
+        submission, version, sequence = accepted.submission, accepted.version, accepted.sequence
+        submitted_as = f"{submission.source.position}{submission.batch_index}"
+        for event in submission.several or (submission,):
+            properties = accepted_properties(event.id_text, version, sequence, submitted_as)
+            messages.append((_head(event, ACCEPTED_PROPERTIES) + properties, event))
+            version, sequence = version + 1, sequence + 1
+    return messages
 
 
 def rejected_message(rejected: Rejected) -> bytes:

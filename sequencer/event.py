@@ -170,12 +170,25 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
     """With `duplicate`: the sequence that belongs to `accepted`."""
 
 
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """One event of a list."""
+
+    id_text: str
+    event_id: bytes
+    payload: bytes
+    """Its own JSON object, as it stands in the list."""
+    attributes: dict[str, str]
+    """Those of ATTRIBUTES that it has."""
+
+
 class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What the contract asks of a message besides its key."""
 
     id_text: str
     event_id: bytes
     expected: int | None
+    members: list[Member] | None = None
+    """The events of a list; None for a single event."""
 
 
 class BrokenContract(ValueError):
@@ -187,17 +200,41 @@ class BrokenContract(ValueError):
         self.id_text = id_text
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Structured(msgspec.Struct, gc=False):
     id: str
-    data: msgspec.Raw
+    data: msgspec.Raw = _ABSENT
     version: Annotated[int, msgspec.Meta(ge=NO_AGGREGATE, le=MAX_VERSION)] | None = None
+    events: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_LIST_EVENTS)] | None = None
 
+
+class _Event(msgspec.Struct, gc=False):
+    """An event of a list, with the attributes that become its message's properties: see ATTRIBUTES."""
+
+    id: str
+    data: msgspec.Raw
+    type: str | None = None
+    source: str | None = None
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+
+
+ATTRIBUTES = _Event.__struct_fields__[2:]
+"""What says more about an event, with CloudEvents' names where it has them. A single event has them as properties of
+its message, which are kept and never opened; an event of a list as strings in its JSON object."""
 
 _decode_structured = msgspec.json.Decoder(_Structured).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def structured_envelope(payload: bytes) -> Envelope:
-    """Read the id and the expected version out of a JSON payload; `data` is checked to be JSON, not decoded.
+    """Read the id, the expected version and the events of a list out of a JSON payload; `data` is only checked.
 
     Raises:
         BrokenContract: not UTF-8, not a JSON object, or a field is missing or has another type.
@@ -213,7 +250,30 @@ def structured_envelope(payload: bytes) -> Envelope:
         raise BrokenContract(f"payload is not the JSON object of the contract: {broken}") from None
     except RecursionError:
         raise BrokenContract("payload is nested too deeply") from None
-    return Envelope(decoded.id, uuid_bytes(decoded.id), decoded.version)
+    event_id = uuid_bytes(decoded.id)
+    if decoded.events is None and decoded.data is not _ABSENT:
+        return Envelope(decoded.id, event_id, decoded.version)
+    if decoded.events is None:
+        raise BrokenContract("payload has neither data nor events", decoded.id)
+    if decoded.data is not _ABSENT:
+        raise BrokenContract("payload has both data and events", decoded.id)
+    return Envelope(decoded.id, event_id, decoded.version, _members(decoded.events, decoded.id))
+
+
+def _members(events: list[msgspec.Raw], list_id: str) -> list[Member]:
+    members = []
+    for number, raw in enumerate(events):
+        try:
+            event = _decode_event(raw)
+            event_id = uuid_bytes(event.id)
+        except (msgspec.MsgspecError, BrokenContract) as broken:
+            raise BrokenContract(f"event {number} of the list: {broken}", list_id) from None
+        values = ((name, getattr(event, name)) for name in ATTRIBUTES)
+        attributes = {name: value for name, value in values if value is not None}
+        members.append(Member(event.id, event_id, bytes(raw), attributes))
+    if len({member.event_id for member in members}) < len(members):
+        raise BrokenContract("an id comes twice in the list", list_id)
+    return members
 
 
 def binary_envelope(properties: dict[str, str]) -> Envelope:

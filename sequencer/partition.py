@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import accepted_message, pack, read_entry, rejected_message
+from sequencer.entries import accepted_messages, pack, read_entry, rejected_message
 from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
@@ -326,7 +326,7 @@ async def _produce(
         last = _check_order(partition, last, entries)
         txn = await pool.take()
         decided = overlay.decide([message for entry in entries for message in read_entry(entry, limit)])
-        accepted = [(accepted_message(o), o.submission) for o in decided.outcomes if type(o) is Accepted]
+        accepted = accepted_messages([o for o in decided.outcomes if type(o) is Accepted])
         rejected = [(rejected_message(o), o.submission) for o in decided.outcomes if type(o) is Rejected]
         events = [office.events.send(*output, txn=txn) for output in pack(accepted, limit)]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
@@ -378,7 +378,7 @@ async def _commit(
             end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
             index.apply(
                 flight.decided.tails,
-                [(event_id, key, version) for (event_id, key), version in flight.decided.ids.items()],
+                flight.decided.ids,
                 accepted_at_ms=time.time_ns() // 1_000_000,
                 checkpoint=end.to_bytes(),
             )

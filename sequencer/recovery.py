@@ -227,7 +227,7 @@ async def _rebuild(client: PulsarClient, topic: str, index: VersionIndex, end: t
             ids_read = _progress(topic, ids_read, len(events))
         log.info("%s: index rebuilt from %d events and %d ids", topic, events_read, ids_read)
     known = Checkpoint(*end, sequence)
-    index.apply({}, (), accepted_at_ms=0, checkpoint=known.to_bytes())
+    index.apply({}, {}, accepted_at_ms=0, checkpoint=known.to_bytes())
     return known
 
 
@@ -243,7 +243,7 @@ def _apply(
     if events:
         index.apply(
             tails,
-            [(event.event_id, event.key, event.version) for event in events],
+            {(event.event_id, event.key): (event.version, event.sequence) for event in events},
             accepted_at_ms=events[-1].accepted_at_ms,
             checkpoint=None if checkpoint is None else checkpoint.to_bytes(),
         )

@@ -7,13 +7,15 @@ Rows by column family (integers are little-endian)::
 
     default   "format" -> text, see _format_row;   "state" -> one _STATE record, then the checkpoint
     tails     key (UTF-8) -> version, 8 bytes
-    ids-N     event id (16 bytes) + key (UTF-8) -> version, 8 bytes. N counts up; N and N-1 of the state are in use
+    ids-N     event id (16 bytes) + key (UTF-8) -> version and sequence, 8 bytes each. N counts up; N and N-1 of the
+              state are in use
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -44,11 +46,13 @@ __all__ = [
     "VersionIndex",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FORMAT_HEAD = f"pulsar-sequencer version index, format {FORMAT_VERSION}\n"
+_FORMAT = re.compile(rb"pulsar-sequencer version index, format ([1-9]\d{0,8})\n")
 _FORMAT_KEY, _STATE_KEY = b"format", b"state"
 _STATE = struct.Struct("<QQqqB")  # generation, ids in it, its start in ms, newest acceptance in ms, has a checkpoint
 _VERSION = struct.Struct("<q")
+_ACCEPTED = struct.Struct("<qq")  # version, sequence
 _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit gives
 
 
@@ -115,9 +119,9 @@ class VersionIndex:
         """Open the index of ``identity`` in ``directory``; begin an empty one where there is none.
 
         Raises:
-            IndexMismatch: another identity, another format, or no index at all.
+            IndexMismatch: another identity, or no index at all.
             IndexHeld: it is open elsewhere.
-            IndexDamaged: some of it is missing or fails its checksums.
+            IndexDamaged: some of it is missing or fails its checksums, or another release wrote it.
             IndexUnavailable: the directory cannot be made, read or written.
             IndexWriteFailed: the first rows of a new index could not be written.
         """
@@ -209,8 +213,9 @@ class VersionIndex:
             return version
         raise IndexDamaged(self._store.directory, f"{family} of {key!r} is {value[:40]!r}, which is not a version")
 
-    def accepted_version(self, event_id: bytes, key: str) -> int | None:
-        """The version as which this aggregate's event with this id (16 bytes) was accepted, while it is remembered.
+    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
+        """The version and the sequence as which this aggregate's event with this id (16 bytes) was accepted, while it
+        is remembered.
 
         Raises: IndexDamaged, IndexUnavailable.
         """
@@ -221,8 +226,18 @@ class VersionIndex:
             except Exception as error:
                 raise failure_of(self._store.directory, "cannot read ids", error) from error
             if value is not None:
-                return self._version("id", row, value)
+                return self._accepted(row, value)
         return None
+
+    def _accepted(self, row: bytes, value: bytes) -> tuple[int, int]:
+        """Raises: IndexDamaged: not a version and a sequence."""
+        if len(value) == _ACCEPTED.size:
+            version, sequence = _ACCEPTED.unpack(value)
+            if version >= 0 and sequence >= 0:
+                return version, sequence
+        raise IndexDamaged(
+            self._store.directory, f"id of {row!r} is {value[:40]!r}, which is not a version and a sequence"
+        )
 
     def entries(self) -> Iterator[tuple[str, int]]:
         """All aggregates with their tails, by the bytes of their keys; reads everything. Raises: IndexFailure."""
@@ -238,12 +253,12 @@ class VersionIndex:
     def apply(
         self,
         tails: Mapping[str, int],
-        ids: Iterable[tuple[bytes, str, int]],
+        ids: Mapping[tuple[bytes, str], tuple[int, int]],
         *,
         accepted_at_ms: int,
         checkpoint: bytes | None,
     ) -> None:
-        """Store tails (key -> version), accepted ids (event id, key, version) and the checkpoint, all or nothing.
+        """Store tails (key -> version), ids ((event id, key) -> (version, sequence)) and the checkpoint, all or nothing.
 
         ``checkpoint`` None leaves it as it is, as a rebuild does until its pass is complete. The process may die at
         any moment; a power cut may cost the newest batches. Versions are 0 or more and fit 63 bits.
@@ -262,8 +277,9 @@ class VersionIndex:
         for key, version in tails.items():
             batch[key.encode()] = pack(version)
         batch.set_default_column_family(self._store.handle(_ids_family(state.generation)))
-        for event_id, key, version in ids:
-            batch[event_id + key.encode()] = pack(version)
+        pack_accepted = _ACCEPTED.pack
+        for (event_id, key), accepted in ids.items():
+            batch[event_id + key.encode()] = pack_accepted(*accepted)
         state = _State(
             state.generation,
             state.ids + len(batch) - len(tails),
@@ -330,6 +346,9 @@ def _check_identity(directory: Path, identity: str, row: bytes | None) -> None:
         return
     if row is None:
         found = "a database without a format record"
+    elif (head := _FORMAT.match(row)) and row[head.end() :] == identity.encode():
+        # It is the right one, of another release: derived data, so it is built anew rather than converted.
+        raise IndexDamaged(directory, f"it has format {int(head[1])}, this release writes {FORMAT_VERSION}")
     elif row.startswith(_FORMAT_HEAD.encode()):
         found = f"the index of {row[len(_FORMAT_HEAD) :].decode(errors='backslashreplace')!r}"
     else:
