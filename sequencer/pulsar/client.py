@@ -19,7 +19,6 @@ from sequencer.pulsar.errors import (
     ConnectionLost,
     EndpointClosed,
     LookupFailed,
-    NotGranted,
     PulsarError,
     ServerError,
     ServerRefused,
@@ -130,20 +129,19 @@ class PulsarClient:
         *,
         access_mode: AccessMode = AccessMode.SHARED,
         name: str | None = None,
-        granted_within_s: float | None = None,
     ) -> Producer:
         """Open a producer. With WAIT_FOR_EXCLUSIVE this waits until the topic is free.
+
+        Cancelled meanwhile, it tells the broker that nobody waits any longer. The broker (4.2.4) keeps also a request
+        that is withdrawn, and grants it before the next one: do not ask again and again.
 
         Args:
             topic: a topic or one partition of it.
             access_mode: who else may produce.
             name: unique on the topic; None lets the broker choose.
-            granted_within_s: seconds to wait for exclusive access, None for ever. The broker (4.2.4) keeps also a
-                request that is withdrawn, and grants it before the next one: do not ask again and again.
 
         Raises:
             ProducerFenced: an exclusive producer holds the topic, or a newer one has taken over.
-            NotGranted: `granted_within_s` has passed; the broker has been told that we no longer wait.
             EndpointClosed: the topic was unloaded while we were waiting.
             ServerRefused, RequestTimedOut, ConnectionLost, AuthFailed, LookupFailed.
         """
@@ -164,11 +162,7 @@ class PulsarClient:
             assert isinstance(grant, ProducerGrant)
             return Producer(connection, topic, producer_id, grant)
 
-        try:
-            async with asyncio.timeout(granted_within_s):
-                return await self._retried(open_producer)
-        except TimeoutError:
-            raise NotGranted(f"{topic}: access was not granted within {granted_within_s} s") from None
+        return await self._retried(open_producer)
 
     async def subscribe(
         self,

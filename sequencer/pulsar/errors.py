@@ -10,7 +10,6 @@ PulsarError                     .remedy says what the caller can do
 |   +-- ProducerFenced          a newer producer has taken over (25)
 |   +-- LookupFailed            no broker serves the topic now
 |   +-- SendFailed              one SEND was refused
-+-- NotGranted                  exclusive access was not granted in the time allowed
 +-- NotStored                   a receipt that says: taken for a repeat, not stored
 +-- EndpointClosed              the producer, consumer or coordinator was closed, by the broker or by us
 +-- CorruptBatch                the bytes of an entry are not what its metadata says
@@ -178,12 +177,6 @@ class SendFailed(ServerRefused):
     def __init__(self, what: str, error: int, message: str) -> None:
         super().__init__(what, error, message)
         self.remedy = Remedy.REACQUIRE
-
-
-class NotGranted(PulsarError):
-    """Another producer kept its exclusive access for as long as we were willing to wait."""
-
-    remedy = Remedy.RELOOKUP
 
 
 class NotStored(PulsarError):

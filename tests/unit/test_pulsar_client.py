@@ -13,7 +13,6 @@ from sequencer.pulsar.client import AccessMode, ClientSettings, PulsarClient
 from sequencer.pulsar.errors import (
     EndpointClosed,
     LookupFailed,
-    NotGranted,
     NotStored,
     RequestTimedOut,
     SendFailed,
@@ -223,8 +222,9 @@ def test_who_gives_up_waiting_says_so() -> None:
             assert close.close_producer.producer_id == command.producer.producer_id
 
         async with listening(producing(park)) as url, PulsarClient(url) as client:
-            with pytest.raises(NotGranted):
-                await client.producer(TOPIC, access_mode=AccessMode.WAIT_FOR_EXCLUSIVE, granted_within_s=0.1)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.producer(TOPIC, access_mode=AccessMode.WAIT_FOR_EXCLUSIVE)
             await asyncio.sleep(0)
 
     run(story())
