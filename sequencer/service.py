@@ -25,7 +25,7 @@ from sequencer import NeedsOperator, SequencerError
 from sequencer.names import Topics, index_directory
 from sequencer.partition import Partition, live
 from sequencer.pulsar.client import PulsarClient
-from sequencer.pulsar.errors import PulsarError
+from sequencer.pulsar.errors import AuthFailed, PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
 from sequencer.topics import partition_count
 from state.index import IndexFailure, IndexMismatch
@@ -41,6 +41,8 @@ GOOD_LIFE_S = 60.0
 
 GC_THRESHOLD = 100_000
 """Allocations between two passes of the garbage collector: a batch allocates thousands of values and no cycle."""
+
+PERMISSIONS = "'Permissions' in docs/operations.md"
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asy
     """One life after another until `stop`. False: the partition needs a person, and was left alone."""
     index_dir = index_directory(settings.index_dir, settings.namespace, partition.number)
     backoff_s = BACKOFF_FIRST_S
+    denied: set[str] = set()
     while not stop.is_set():
         began_s = time.monotonic()
         try:
@@ -127,21 +130,35 @@ async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asy
             log.error("%s: stopped: %s", partition, reason)
             return False
         except (PulsarError, SequencerError, IndexFailure, OSError) as reason:
-            why = f"{type(reason).__name__}: {reason}"
+            why, is_denied = f"{type(reason).__name__}: {reason}", _is_denied(reason)
         except Exception:
             log.exception("%s: a bug ended this life", partition)
-            why = "a bug"
+            why, is_denied = "a bug", False
         if time.monotonic() - began_s > GOOD_LIFE_S:
             backoff_s = BACKOFF_FIRST_S
         wait_s = backoff_s * uniform(0.8, 1.2)
         backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-        log.warning("%s: %s; starting anew in %.2f s", partition, why, wait_s)
+        if not is_denied:
+            denied.clear()
+            log.warning("%s: %s; starting anew in %.2f s", partition, why, wait_s)
+        elif why not in denied:
+            # Somebody has to grant something, which may be tomorrow: it is tried until then, but told once.
+            denied.add(why)
+            log.error("%s: not permitted: %s; trying until it is, see %s", partition, why, PERMISSIONS)
         try:
             async with asyncio.timeout(wait_s):
                 await stop.wait()
         except TimeoutError:
             pass
     return True
+
+
+def _is_denied(reason: Exception) -> bool:
+    """Whether the broker does not know us, or does not let our role do what it must."""
+    return isinstance(reason, AuthFailed) or (
+        isinstance(reason, ServerRefused)
+        and reason.error in (ServerError.AUTHENTICATION_ERROR, ServerError.AUTHORIZATION_ERROR)
+    )
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

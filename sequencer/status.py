@@ -232,7 +232,7 @@ def _no_owner(ownership: Ownership, record: Record | None) -> Problem:
         )
     return Problem(
         what,
-        "start `sequencer run` for this partition; where one runs, the log of it says why the partition was stopped",
+        "start `sequencer run` for this partition; where one runs, its log says why: stopped, or 'not permitted'",
     )
 
 
@@ -256,8 +256,8 @@ def _input_problems(state: PartitionState) -> Iterator[Problem]:
         where = f"{who.host} pid {who.pid}" if who else "the owner"
         yield Problem(
             f"the oldest submitted entry has waited {state.oldest_s:.0f} s although there is an owner",
-            f"see the log of {where}: it may be frozen, starting anew again and again, rebuilding its index, or "
-            "unable to keep up (then more partitions would have been needed)",
+            f"see the log of {where}: it may be frozen, starting anew again and again, 'not permitted' to do what it "
+            "must, rebuilding its index, or unable to keep up (then more partitions would have been needed)",
         )
 
 
