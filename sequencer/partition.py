@@ -37,7 +37,7 @@ from sequencer.recovery import START, Checkpoint, keep_level, open_index, recove
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
-"""How long to wait for the grant of a partition that may be free before saying that another instance owns it."""
+"""How long to wait for the grant of a partition that may be free before saying that it has not come."""
 
 CONSUMER_BUSY_WAIT_S = 60.0
 """How long to wait for the broker to see that the predecessor's consumer is gone; it probes a silent one for 5 s."""
@@ -215,7 +215,7 @@ async def acquire(client: PulsarClient, partition: Partition, index: VersionInde
         async with asyncio.timeout(GRANT_WAIT_S):
             owner = await asyncio.shield(elected)
     except TimeoutError:
-        log.info("%s: another instance owns it, standing by", partition)
+        log.info("%s: not granted yet (it has an owner, or its topic is still loading), standing by", partition)
         # The request is left where it is: the broker keeps also those that are withdrawn, and works through them all.
         meanwhile = _race(keep_level(client, partition.events, index), _raise_when_lost(watch))
         granted = await _race(elected, meanwhile)
