@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sequencer.decide import Decided
-from sequencer.entries import accepted_message, pack
+from sequencer.entries import accepted_messages, pack
 from sequencer.event import Accepted
 from sequencer.pulsar.batches import decompress, join_batch, split_batch
 from sequencer.pulsar.errors import ConnectionLost
@@ -43,8 +43,8 @@ class CommittedLog:
 
     def commit(self, decided: Decided, max_message_bytes: int) -> MessageId | None:
         """Store the accepted events of a batch, as the partition would send them; the position of the last entry."""
-        accepted = [(accepted_message(one), one.submission) for one in decided.outcomes if isinstance(one, Accepted)]
-        outputs = list(pack(accepted, max_message_bytes))
+        accepted = [outcome for outcome in decided.outcomes if isinstance(outcome, Accepted)]
+        outputs = list(pack(accepted_messages(accepted), max_message_bytes))
         for output in outputs:
             self.append(delivered(output, publish_time=self.now_ms))
         return self.end if outputs else None

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sequencer.decide import Overlay
-from sequencer.entries import Output, accepted_message, pack, read_entry, read_events, rejected_message
+from sequencer.entries import Output, accepted_messages, pack, read_entry, read_events, rejected_message
 from sequencer.event import (
     MAX_VERSION,
     Accepted,
@@ -52,7 +52,7 @@ class NoIndex:
     def tails(self, keys: Any) -> list[int]:
         return [-1] * len(keys)
 
-    def accepted_version(self, event_id: bytes, key: str) -> int | None:
+    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         return None
 
 
@@ -218,7 +218,7 @@ def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(entri
     outcomes = overlay.decide(submitted).outcomes
     accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
     rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-    events = list(pack([(accepted_message(one), one.submission) for one in accepted], LIMIT))
+    events = list(pack(accepted_messages(accepted), LIMIT))
     rejections = list(pack([(rejected_message(one), one.submission) for one in rejected], LIMIT))
     for output in (*events, *rejections):
         assert len(output.metadata) + len(output.payload) <= LIMIT - 256, "the producer adds its own fields"

@@ -81,7 +81,7 @@ class World:
                 if end is not None:
                     index.apply(
                         decided.tails,
-                        [(event_id, key, version) for (event_id, key), version in decided.ids.items()],
+                        decided.ids,
                         accepted_at_ms=self.log.now_ms,
                         checkpoint=Checkpoint(end.ledger, end.entry, decided.next_sequence).to_bytes(),
                     )
@@ -107,7 +107,7 @@ class World:
         assert level == (*self.log.end[:2], self.sequence)
         assert index.checkpoint == level.to_bytes()
         for (key, event_id), (version, accepted_at_ms) in self.ids.items():
-            found = index.accepted_version(event_id, key)
+            found = (index.accepted(event_id, key) or (None,))[0]
             if accepted_at_ms > self.log.now_ms - WINDOW_MS:
                 assert found == version
             else:

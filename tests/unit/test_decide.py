@@ -33,7 +33,7 @@ def flaw(reason: Reason = Reason.MALFORMED) -> Flawed:
 class Memory:
     """An index that says what it is told, and counts what it is asked."""
 
-    def __init__(self, tails: Mapping[str, int] = {}, ids: Mapping[tuple[bytes, str], int] = {}) -> None:
+    def __init__(self, tails: Mapping[str, int] = {}, ids: Mapping[tuple[bytes, str], tuple[int, int]] = {}) -> None:
         self.stored = dict(tails)
         self.ids = dict(ids)
         self.asked_tails: list[str] = []
@@ -43,7 +43,7 @@ class Memory:
         self.asked_tails.extend(keys)
         return [self.stored.get(key, -1) for key in keys]
 
-    def accepted_version(self, event_id: bytes, key: str) -> int | None:
+    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         self.asked_ids += 1
         return self.ids.get((event_id, key))
 
@@ -79,23 +79,28 @@ def shorts(overlay: Overlay, *submissions: Submission | Flawed) -> list[str]:
 # window, where there are others.
 AGGREGATES = {-1: "no such", 0: "one event", 2: "tail < 3", 3: "tail = 3", 7: "tail > 3"}
 ANOTHER = "another aggregate"
+SEQUENCE = 1000
+"""That of every version 0 here: a sequence is not a version."""
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionIndex]:
-    left: list[tuple[bytes, str, int]] = []
-    kept: list[tuple[bytes, str, int]] = []
+    left: dict[tuple[bytes, str], tuple[int, int]] = {}
+    kept: dict[tuple[bytes, str], tuple[int, int]] = {}
     for tail, key in AGGREGATES.items():
         for version in range(tail + 1):
-            (left if version < tail and version == 0 else kept).append((event_id(f"{tail}-{version}"), key, version))
+            ids = left if version < tail and version == 0 else kept
+            ids[event_id(f"{tail}-{version}"), key] = version, SEQUENCE + version
     tails = {key: tail for tail, key in AGGREGATES.items() if tail >= 0}
     directory: Path = tmp_path_factory.mktemp("index")
     with VersionIndex.open(directory, identity="events", limits=IndexLimits(id_window_ms=WINDOW_MS)) as index:
         index.apply({}, left, accepted_at_ms=1, checkpoint=None)
-        index.apply({ANOTHER: 0}, [(event_id("another"), ANOTHER, 0)], accepted_at_ms=1 + WINDOW_MS, checkpoint=None)
+        index.apply(
+            {ANOTHER: 0}, {(event_id("another"), ANOTHER): (0, SEQUENCE)}, accepted_at_ms=1 + WINDOW_MS, checkpoint=None
+        )
         index.apply(tails, kept, accepted_at_ms=1 + 2 * WINDOW_MS, checkpoint=None)
-        assert index.accepted_version(event_id("7-0"), AGGREGATES[7]) is None, "it has left"
-        assert index.accepted_version(event_id("7-1"), AGGREGATES[7]) == 1, "it has not"
+        assert index.accepted(event_id("7-0"), AGGREGATES[7]) is None, "it has left"
+        assert index.accepted(event_id("7-1"), AGGREGATES[7]) == (1, SEQUENCE + 1), "it has not"
         yield index
 
 
@@ -149,6 +154,81 @@ def test_a_key_is_not_its_neighbour(index: VersionIndex) -> None:
         assert shorts(overlay_of(index), submit(other, "3-3", 3)) == [WRONG]
 
 
+# --- lists ---
+
+
+def submit_list(key: str, *names: str, expected: int | None = None) -> Submission:
+    whole = submit(key, f"list of {names}", expected)
+    return replace(whole, several=tuple(submit(key, name, expected) for name in names))
+
+
+LISTS: list[tuple[int | None, int, tuple[str, str, str, str, str]]] = [
+    # expected, tail: the outcome with two fresh ids, two of the aggregate's, one of them and a fresh one, one of
+    # another aggregate and a fresh one, one that has left the window and a fresh one.
+    (None, 7, ("accepted 8", "duplicate 1", "conflicting_ids", "accepted 8", "accepted 8")),
+    (7, 7, ("accepted 8", "duplicate 1", "conflicting_ids", "accepted 8", "accepted 8")),
+    (6, 7, (WRONG, "duplicate 1", "conflicting_ids", WRONG, WRONG)),
+    (-1, 7, (WRONG, "duplicate 1", "conflicting_ids", WRONG, WRONG)),
+]
+PAIRS = (("fresh", "new"), ("7-1", "7-7"), ("7-1", "new"), ("another", "new"), ("7-0", "new"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "tail", "names", "outcome"),
+    [
+        pytest.param(expected, tail, names, outcome, id=f"expected {expected} tail {tail} ids {'+'.join(names)}")
+        for expected, tail, outcomes in LISTS
+        for names, outcome in zip(PAIRS, outcomes, strict=True)
+    ],
+)
+def test_the_table_of_lists(
+    index: VersionIndex, expected: int | None, tail: int, names: tuple[str, ...], outcome: str
+) -> None:
+    overlay = overlay_of(index, next_sequence=5)
+    decided = overlay.decide([submit_list(AGGREGATES[tail], *names, expected=expected)])
+    assert [short(one) for one in decided.outcomes] == [outcome]
+    (judged,) = decided.outcomes
+    if isinstance(judged, Rejected) and judged.reason == Reason.DUPLICATE:
+        assert (judged.accepted, judged.accepted_last, judged.accepted_sequence) == (1, 7, SEQUENCE + 1)
+    accepted = outcome.startswith("accepted")
+    assert decided.next_sequence == (7 if accepted else 5)
+    assert decided.tails == ({AGGREGATES[tail]: tail + 2} if accepted else {})
+    key = AGGREGATES[tail]
+    ids = {(event_id(names[0]), key): (tail + 1, 5), (event_id(names[1]), key): (tail + 2, 6)}
+    assert decided.ids == (ids if accepted else {})
+
+
+def test_lists_and_single_events_in_one_batch() -> None:
+    overlay = overlay_of(Memory(), next_sequence=40)
+    batch = [
+        submit_list("a", "1", "2", "3", expected=-1),
+        submit("a", "4", 2),
+        submit_list("a", "1", "2", "3", expected=-1),
+        submit_list("a", "4", "5", expected=3),
+        submit("a", "2", 0),
+        submit_list("b", "1", "2"),
+        submit_list("a", "1", "2", expected=3),
+    ]
+    assert shorts(overlay, *batch) == [
+        "accepted 0",
+        "accepted 3",
+        "duplicate 0",
+        "conflicting_ids",
+        "duplicate 1",
+        "accepted 0",
+        "duplicate 0",
+    ]
+    assert overlay.decide([submit("c", "1")]).ids == {(event_id("1"), "c"): (0, 46)}
+
+
+def test_a_list_that_belongs_elsewhere_is_forwarded_whole() -> None:
+    whole = submit_list("a", "1", "2", expected=-1)
+    overlay = Overlay(Memory(), partition=0, partitions=5, next_sequence=0)
+    (outcome,) = overlay.decide([whole]).outcomes
+    assert isinstance(outcome, Forwarded)
+    assert outcome.submission is whole
+
+
 # --- one batch ---
 
 
@@ -159,7 +239,7 @@ def test_events_of_one_aggregate_in_one_batch() -> None:
     assert [outcome.sequence for outcome in decided.outcomes if isinstance(outcome, Accepted)] == [40, 41, 42, 43]
     assert decided.next_sequence == 44
     assert decided.tails == {"a": 3}
-    assert decided.ids == {(event_id(str(n + 1)), "a"): n for n in range(4)}
+    assert decided.ids == {(event_id(str(n + 1)), "a"): (n, 40 + n) for n in range(4)}
 
 
 def test_two_writers_that_saw_the_same_version() -> None:

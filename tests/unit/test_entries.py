@@ -17,7 +17,7 @@ from sequencer.entries import (
     ForeignWriter,
     Output,
     StoredEvent,
-    accepted_message,
+    accepted_messages,
     forwarded_message,
     pack,
     read_entry,
@@ -77,6 +77,13 @@ def flawed(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Flawed:
     read = read_one(entry, limit)
     assert isinstance(read, Flawed), read
     return read
+
+
+def accepted_message(accepted: Accepted) -> bytes:
+    """Of a single event."""
+    ((head, event),) = accepted_messages([accepted])
+    assert event is accepted.submission
+    return head
 
 
 def rejection(read: Flawed) -> tuple[bytes, Flawed]:
@@ -168,6 +175,82 @@ def test_a_compacted_out_flag_of_a_publisher_is_taken_away() -> None:
     for head in (read.head, accepted_message(Accepted(read, 0, 0))):
         assert not SingleMessageMetadata.FromString(head).compacted_out
     assert SingleMessageMetadata.FromString(read.head).partition_key == KEY
+
+
+# --- reading: lists of events ---
+
+
+def several(*names: str, **attributes: str) -> bytes:
+    """A payload that holds a list."""
+    events = [{"id": event_id(name), "data": name, **attributes} for name in names]
+    return json.dumps({"id": ID, "version": 2, "events": events}).encode()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_the_events_of_a_list_stand_by_themselves(batched: bool) -> None:
+    payload, properties = several("one", "two"), {"mine": "1", "version": "from the publisher", "type": "replaced"}
+    if batched:
+        read = submission(batch([message(payload, properties=properties, event_time=9)]))
+    else:
+        read = submission(single(payload, properties=properties, event_time=9))
+    assert (read.id_text, read.expected, read.payload) == (ID, 2, payload)
+    assert read.several is not None
+    heads = accepted_messages([Accepted(read, 3, 17)])
+    assert [event.payload for _, event in heads] == [
+        json.dumps({"id": event_id(name), "data": name}).encode() for name in ("one", "two")
+    ]
+    for n, (head, event) in enumerate(heads):
+        place = f"7:3:0:{read.batch_index}"
+        written = {"id": event.id_text, "version": str(3 + n), "sequence": str(17 + n), "submission": place}
+        assert properties_of(head) == {"mine": "1", "type": "replaced"} | written
+        parsed = SingleMessageMetadata.FromString(head)
+        assert (parsed.partition_key, parsed.event_time, parsed.payload_size) == (KEY, 9, len(event.payload))
+
+
+def test_an_events_attributes_become_properties_and_win() -> None:
+    read = submission(
+        batch([message(several("one", type="opened", subject="s"), properties={"type": "t", "source": "x"})])
+    )
+    ((head, _),) = accepted_messages([Accepted(read, 0, 0)])
+    told = properties_of(head)
+    assert (told["type"], told["subject"], told["source"]) == ("opened", "s", "x")
+
+
+def test_a_rejected_list_is_one_message() -> None:
+    read = submission(batch([message(several("one", "two"))]))
+    told = properties_of(rejected_message(Rejected(read, Reason.CONFLICTING_IDS, "1 of 2", 2, 5)))
+    assert (told["id"], told["reason"], told["current_version"]) == (ID, "conflicting_ids", "5")
+
+
+def test_more_events_than_an_entry_may_hold_leave_the_lists_that_fit() -> None:
+    names = [f"event {n}" for n in range(1000)]
+    payload = several(*names)
+    read = read_entry(batch([message(payload)] * 11 + [message(structured())]), MAX_MESSAGE_BYTES)
+    reasons = [one.reason if isinstance(one, Flawed) else len(one.several or "1") for one in read]
+    assert reasons == [1000] * 10 + [Reason.TOO_LARGE, 1]
+    late = read[10]
+    assert isinstance(late, Flawed)
+    assert late.payload == payload
+    assert "10000 events" in late.detail
+
+
+def test_an_event_that_grows_too_large_with_its_attributes() -> None:
+    payload = several("one", subject="s" * 3000)
+    limit = len(payload) + 100 + OUTCOME_BYTES
+    read = flawed(batch([message(payload)]), limit)
+    assert read.reason == Reason.TOO_LARGE
+    assert "an event of the list" in read.detail
+    assert read.payload == payload
+
+
+def test_who_waits_for_an_answer() -> None:
+    asking = {"reply_to": "non-persistent://a/b/c"}
+    assert submission(batch([message(structured(), properties=asking)])).reply_to == asking["reply_to"]
+    assert submission(single(structured(), properties=asking)).reply_to == asking["reply_to"]
+    assert flawed(batch([message(b"?", properties=asking)])).reply_to == asking["reply_to"]
+    read = submission(batch([message(several("one", "two"), properties=asking)]))
+    assert read.reply_to == asking["reply_to"]
+    assert [event.reply_to for event in read.several or ()] == ["", ""], "the list is answered as a whole"
 
 
 # --- reading: what breaks it ---

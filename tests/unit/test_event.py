@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from sequencer.event import (
+    ATTRIBUTES,
     MAX_DETAIL_BYTES,
+    MAX_LIST_EVENTS,
     OUTCOME_BYTES,
     BrokenContract,
     Envelope,
@@ -26,6 +28,14 @@ from sequencer.event import (
 from tests.submitted import ID, KEY, properties_of, structured
 
 ID_BYTES = bytes.fromhex(ID.replace("-", ""))
+
+MEMBERS = [{"id": f"00000000-0000-4000-8000-{n:012}", "data": {"n": n}} for n in range(2)]
+
+
+def listed(events: object, **others: object) -> bytes:
+    """A payload that holds a list of events."""
+    return json.dumps({"id": ID, "events": events, **others}).encode()
+
 
 # --- structured mode ---
 
@@ -48,6 +58,33 @@ ID_BYTES = bytes.fromhex(ID.replace("-", ""))
 )
 def test_structured_mode(payload: bytes, expected: int | None) -> None:
     assert structured_envelope(payload) == Envelope(ID, ID_BYTES, expected)
+
+
+def test_a_list_of_events() -> None:
+    attributes = {name: f"the {name}" for name in ATTRIBUTES}
+    payload = json.dumps(MEMBERS[1] | attributes | {"subject": None, "more": [1]}, indent=1)
+    envelope = structured_envelope(
+        f'{{"events": [{json.dumps(MEMBERS[0])}, {payload} ], "version": 4, "id": "{ID}"}}'.encode()
+    )
+    assert (envelope.id_text, envelope.event_id, envelope.expected) == (ID, ID_BYTES, 4)
+    assert envelope.members is not None
+    plain, rich = envelope.members
+    assert (plain.id_text, plain.payload, plain.attributes) == (MEMBERS[0]["id"], json.dumps(MEMBERS[0]).encode(), {})
+    assert rich.event_id == uuid_bytes(rich.id_text)
+    assert rich.payload == payload.encode(), "the event's own bytes, blanks included"
+    del attributes["subject"]
+    assert rich.attributes == attributes
+
+
+def test_a_list_as_long_as_it_may_be() -> None:
+    events = [{"id": f"00000000-0000-4000-8000-{n:012}", "data": n} for n in range(MAX_LIST_EVENTS)]
+    members = structured_envelope(listed(events)).members
+    assert members is not None
+    assert [member.id_text for member in members] == [event["id"] for event in events]
+
+
+def test_no_list_is_null() -> None:
+    assert structured_envelope(structured(events=None)).members is None
 
 
 def nested(depth: int) -> bytes:
@@ -77,7 +114,22 @@ def nested(depth: int) -> bytes:
         pytest.param(b"{}", "missing required field `id`", id="empty-object"),
         pytest.param(b'{"data": 1}', "missing required field `id`", id="no-id"),
         pytest.param(b'{"ID": "%b", "data": 1}' % ID.encode(), "missing required field `id`", id="id-in-capitals"),
-        pytest.param(b'{"id": "%b"}' % ID.encode(), "missing required field `data`", id="no-data"),
+        pytest.param(b'{"id": "%b"}' % ID.encode(), "neither data nor events", id="no-data"),
+        pytest.param(structured(events=[]), "length >= 1", id="empty-list"),
+        pytest.param(structured(events=MEMBERS), "both data and events", id="data-and-events"),
+        pytest.param(listed(MEMBERS * 501), "length <= 1000", id="more-events-than-a-list-may-have"),
+        pytest.param(listed({"id": ID}), "Expected `array | null`", id="an-object-for-a-list"),
+        pytest.param(listed([*MEMBERS, ID]), "event 2 of the list: Expected `object`", id="a-text-for-an-event"),
+        pytest.param(listed([{"id": ID}]), "event 0 of the list: Object missing", id="event-without-data"),
+        pytest.param(listed([{"data": 1}]), "event 0 of the list: Object missing", id="event-without-id"),
+        pytest.param(listed([{"id": "7", "data": 1}]), "event 0 of the list: id is not a UUID", id="event-with-bad-id"),
+        pytest.param(listed([*MEMBERS, MEMBERS[0]]), "an id comes twice", id="an-id-twice"),
+        pytest.param(
+            listed([{"id": ID, "data": 1}, {"id": ID.upper(), "data": 1}]),
+            "an id comes twice",
+            id="an-id-twice-in-capitals",
+        ),
+        pytest.param(listed([{"id": ID, "data": 1, "type": 7}]), "Expected `str | null`", id="attribute-is-a-number"),
         pytest.param(structured(None), "got `null`", id="id-null"),
         pytest.param(structured(17), "got `int`", id="id-number"),
         pytest.param(structured(""), "id is not a UUID", id="id-empty"),

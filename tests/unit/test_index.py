@@ -54,12 +54,17 @@ def fill(directory: Path, aggregates: int = 3000) -> None:
     shutil.rmtree(live)
 
 
+def at(version: int) -> tuple[int, int]:
+    """The version and a sequence that cannot be taken for it."""
+    return version, version + 1_000_000
+
+
 def apply_range(index: VersionIndex, begin: int, end: int) -> None:
     for number in range(begin, end, 100):
         numbers = range(number, min(number + 100, end))
         index.apply(
             {f"account-{n}": n for n in numbers},
-            [(event_id(n), f"account-{n}", n) for n in numbers],
+            {(event_id(n), f"account-{n}"): at(n) for n in numbers},
             accepted_at_ms=number,
             checkpoint=str(numbers[-1]).encode(),
         )
@@ -82,7 +87,7 @@ def test_an_empty_index_knows_nothing(tmp_path: Path) -> None:
         assert index.checkpoint is None
         assert index.tails(["a", "b"]) == [-1, -1]
         assert index.tails([]) == []
-        assert index.accepted_version(event_id(1), "a") is None
+        assert index.accepted(event_id(1), "a") is None
         assert list(index.entries()) == []
         assert index.aggregates() == 0
         assert index.size_bytes > 0
@@ -91,13 +96,13 @@ def test_an_empty_index_knows_nothing(tmp_path: Path) -> None:
 def test_what_is_applied_is_found_in_order_before_and_after_a_reopen(tmp_path: Path) -> None:
     keys = ["b", "no", "a", "", "ключ-🔑", "a", "k" * 5000]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
-        index.apply({"a": 0, "b": 5, "": 1}, [(event_id(7), "a", 0)], accepted_at_ms=1, checkpoint=b"one")
-        index.apply({"a": 2**62, "ключ-🔑": 3, "k" * 5000: 9}, [], accepted_at_ms=2, checkpoint=b"two")
+        index.apply({"a": 0, "b": 5, "": 1}, {(event_id(7), "a"): at(0)}, accepted_at_ms=1, checkpoint=b"one")
+        index.apply({"a": 2**62, "ключ-🔑": 3, "k" * 5000: 9}, {}, accepted_at_ms=2, checkpoint=b"two")
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
         assert index.checkpoint == b"two"
-        assert index.accepted_version(event_id(7), "a") == 0
+        assert index.accepted(event_id(7), "a") == at(0)
         assert dict(index.entries()) == {"": 1, "a": 2**62, "b": 5, "ключ-🔑": 3, "k" * 5000: 9}
 
 
@@ -105,7 +110,7 @@ def test_the_checkpoint_stays_when_a_batch_brings_none(tmp_path: Path) -> None:
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         seen = []
         for version, checkpoint in enumerate([None, b"", None]):
-            index.apply({"a": version}, [], accepted_at_ms=1, checkpoint=checkpoint)
+            index.apply({"a": version}, {}, accepted_at_ms=1, checkpoint=checkpoint)
             seen.append(index.checkpoint)
         assert seen == [None, b"", b""]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
@@ -115,11 +120,13 @@ def test_the_checkpoint_stays_when_a_batch_brings_none(tmp_path: Path) -> None:
 
 def test_an_id_belongs_to_its_aggregate(tmp_path: Path) -> None:
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
-        index.apply({"a": 4, "b": 0}, [(event_id(1), "a", 4), (event_id(1), "b", 0)], accepted_at_ms=1, checkpoint=b"x")
-        assert index.accepted_version(event_id(1), "a") == 4
-        assert index.accepted_version(event_id(1), "b") == 0
-        assert index.accepted_version(event_id(1), "c") is None
-        assert index.accepted_version(event_id(2), "a") is None
+        index.apply(
+            {"a": 4, "b": 0}, {(event_id(1), "a"): at(4), (event_id(1), "b"): at(0)}, accepted_at_ms=1, checkpoint=b"x"
+        )
+        assert index.accepted(event_id(1), "a") == at(4)
+        assert index.accepted(event_id(1), "b") == at(0)
+        assert index.accepted(event_id(1), "c") is None
+        assert index.accepted(event_id(2), "a") is None
 
 
 def test_entries_go_on_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,15 +139,15 @@ def test_entries_go_on_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     index = VersionIndex.open(tmp_path, identity=IDENTITY)
-    index.apply({"a": 0}, [], accepted_at_ms=1, checkpoint=b"x")
+    index.apply({"a": 0}, {}, accepted_at_ms=1, checkpoint=b"x")
     unfinished = index.entries()
     next(unfinished)
     index.close()
     index.close()
     uses: list[Callable[[], object]] = [
         lambda: index.tails(["a"]),
-        lambda: index.accepted_version(event_id(1), "a"),
-        lambda: index.apply({"a": 1}, [], accepted_at_ms=1, checkpoint=b"y"),
+        lambda: index.accepted(event_id(1), "a"),
+        lambda: index.apply({"a": 1}, {}, accepted_at_ms=1, checkpoint=b"y"),
         lambda: list(index.entries()),
         lambda: list(unfinished),
         lambda: index.aggregates(),
@@ -155,11 +162,13 @@ def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
 
 
 def remembered(index: VersionIndex, numbers: range) -> list[int]:
-    return [n for n in numbers if index.accepted_version(event_id(n), "a") is not None]
+    return [n for n in numbers if index.accepted(event_id(n), "a") is not None]
 
 
 def accept(index: VersionIndex, number: int, at_ms: int) -> None:
-    index.apply({"a": number}, [(event_id(number), "a", number)], accepted_at_ms=at_ms, checkpoint=str(number).encode())
+    index.apply(
+        {"a": number}, {(event_id(number), "a"): at(number)}, accepted_at_ms=at_ms, checkpoint=str(number).encode()
+    )
 
 
 def families(index: VersionIndex) -> list[str]:
@@ -257,8 +266,8 @@ def test_another_identity_is_named(tmp_path: Path) -> None:
 
 def test_another_format_is_named(tmp_path: Path) -> None:
     VersionIndex.open(tmp_path, identity=IDENTITY).close()
-    raw(tmp_path, lambda db: db.put(b"format", b"pulsar-sequencer version index, format 2\n" + IDENTITY.encode()))
-    with pytest.raises(IndexMismatch, match=r"found a database of another format.*format 2.*expected .*format 1"):
+    raw(tmp_path, lambda db: db.put(b"format", b"pulsar-sequencer version index, format 3\nof another partition"))
+    with pytest.raises(IndexMismatch, match=r"found a database of another format.*format 3.*expected .*format 2"):
         VersionIndex.open(tmp_path, identity=IDENTITY)
 
 
@@ -291,7 +300,7 @@ def test_a_second_handle_in_this_process_is_refused(tmp_path: Path) -> None:
                 VersionIndex.open(tmp_path, identity=IDENTITY)
             with pytest.raises(IndexHeld):
                 VersionIndex.destroy(tmp_path)
-        index.apply({"a": 0}, [], accepted_at_ms=1, checkpoint=b"x")
+        index.apply({"a": 0}, {}, accepted_at_ms=1, checkpoint=b"x")
     VersionIndex.open(tmp_path, identity=IDENTITY).close()
 
 
@@ -358,7 +367,7 @@ STARVED = """
             VersionIndex.open(Path(sys.argv[1]), identity=sys.argv[2])
         resource.setrlimit(which, (soft, resource.RLIM_INFINITY))
         for n in range(1000):
-            index.apply({f"{n}-{i}": n for i in range(100)}, [], accepted_at_ms=n, checkpoint=str(n).encode())
+            index.apply({f"{n}-{i}": n for i in range(100)}, {}, accepted_at_ms=n, checkpoint=str(n).encode())
     except IndexFailure as failure:
         print(type(failure).__name__, failure, flush=True)
     index.close()
@@ -414,7 +423,7 @@ def exercise(directory: Path) -> None:
         keys = [f"account-{n}" for n in range(3000)]
         assert index.tails(keys) == [n if n < end else -1 for n in range(3000)]
         for n in range(0, 3000, 50):
-            assert index.accepted_version(event_id(n), keys[n]) == (n if n < end else None)
+            assert index.accepted(event_id(n), keys[n]) == (at(n) if n < end else None)
         assert dict(index.entries()) == {f"account-{n}": n for n in range(end)}
         apply_range(index, end, end + 100)
     with VersionIndex.open(directory, identity=IDENTITY) as index:
@@ -459,7 +468,7 @@ def test_a_bit_that_flips_while_the_index_is_open_is_found_when_it_is_read(tmp_p
         with pytest.raises(IndexDamaged, match=str(tmp_path)):
             list(index.entries())
         with pytest.raises(IndexDamaged, match=str(tmp_path)):
-            [index.accepted_version(event_id(n), f"account-{n}") for n in range(3000)]
+            [index.accepted(event_id(n), f"account-{n}") for n in range(3000)]
 
 
 def test_a_damaged_index_can_be_rebuilt_while_its_failure_is_handled(tmp_path: Path) -> None:
@@ -509,7 +518,7 @@ def test_a_value_that_is_no_version_names_its_key(tmp_path: Path, value: bytes) 
         with pytest.raises(IndexDamaged, match="account-7' is"):
             list(index.entries())
         with pytest.raises(IndexDamaged, match="account-7' is"):
-            index.accepted_version(event_id(7), "account-7")
+            index.accepted(event_id(7), "account-7")
 
 
 def test_two_wrong_lengths_do_not_make_a_right_one(tmp_path: Path) -> None:
@@ -535,6 +544,17 @@ def test_a_missing_family_is_damage(tmp_path: Path, family: str) -> None:
         VersionIndex.open(tmp_path / "index", identity=IDENTITY)
 
 
+@pytest.mark.parametrize("release", [1, 3, 12])
+def test_the_format_of_another_release_is_damage_and_so_rebuilt(tmp_path: Path, release: int) -> None:
+    fill(tmp_path / "index", 100)
+    row = f"pulsar-sequencer version index, format {release}\n{IDENTITY}".encode()
+    raw(tmp_path / "index", lambda db: db.put(b"format", row))
+    with pytest.raises(IndexDamaged, match=f"format {release}, this release writes 2"):
+        VersionIndex.open(tmp_path / "index", identity=IDENTITY)
+    with pytest.raises(IndexMismatch):
+        VersionIndex.open(tmp_path / "index", identity="somebody else's")
+
+
 def test_a_missing_state_is_damage(tmp_path: Path) -> None:
     fill(tmp_path / "index", 100)
     raw(tmp_path / "index", lambda db: db.delete(b"state"))
@@ -554,7 +574,7 @@ WRITER = """
     print("writing", n, flush=True)
     while True:
         keys = [f"k{(n * 37 + i * i) % 997}" for i in range(100)]
-        ids = [(n.to_bytes(8, "big") + i.to_bytes(8, "big"), key, n) for i, key in enumerate(keys)]
+        ids = {(n.to_bytes(8, "big") + i.to_bytes(8, "big"), key): (n, n + 1) for i, key in enumerate(keys)}
         index.apply(dict.fromkeys(keys, n), ids, accepted_at_ms=n * 10, checkpoint=str(n).encode())
         n += 1
         print(n, flush=True)
@@ -585,7 +605,7 @@ def test_a_process_killed_in_mid_write_leaves_whole_batches(tmp_path: Path) -> N
             for n in range(max(0, end - 20), end + 2):
                 for i in (0, 50, 99):
                     row = n.to_bytes(8, "big") + i.to_bytes(8, "big")
-                    found = index.accepted_version(row, f"k{(n * 37 + i * i) % 997}")
-                    assert found == (n if n < end else None)
+                    found = index.accepted(row, f"k{(n * 37 + i * i) % 997}")
+                    assert found == ((n, n + 1) if n < end else None)
             done = end
     assert done > 500
