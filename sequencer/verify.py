@@ -30,6 +30,7 @@ from sequencer.verify_report import Findings, Invariant, Line, Report, Violation
 from sequencer.verify_tables import (
     ABSENT,
     ACCEPTED,
+    CONFLICTING_IDS,
     DUPLICATE,
     KEYLESS,
     NO_ID,
@@ -70,12 +71,16 @@ __all__ = [
 ]
 
 FED_ROWS: Final = 10_000
-"""Records that are held back until they are written to the tables together."""
+"""Records, and events of lists, that are held back until they are written to the tables together."""
 
 DEFAULT_WINDOW: Final = IdWindow()
 NO_AGGREGATE: Final = -1
 MAX_NUMBER: Final = 2**60  # beyond every version and sequence; what is larger is as good as unreadable
-_REASONS: Final = {"wrong_expected_version": WRONG_EXPECTED_VERSION, "duplicate": DUPLICATE}
+_REASONS: Final = {
+    "wrong_expected_version": WRONG_EXPECTED_VERSION,
+    "duplicate": DUPLICATE,
+    "conflicting_ids": CONFLICTING_IDS,
+}
 
 
 class _Partition:
@@ -94,6 +99,7 @@ class _Partition:
         self.closed = 0
         self.acknowledged: Acknowledged | None = None
         self.waiting_submitted: list[tuple[bytes, bytes]] = []
+        self.waiting_events = 0  # that those submissions ask for
         self.waiting_accepted: list[Accepted] = []
         self.waiting_outcomes: list[tuple[bytes, bytes]] = []
 
@@ -130,12 +136,14 @@ class Verifier:
         if state.first is None:
             state.first = position
         expected = ABSENT if record.expected_version is None else record.expected_version
-        row = Submission(_bounded(expected), False, record.event_id or NO_ID, aggregate_of(record.key))
+        members = b"".join(record.members)
+        row = Submission(_bounded(expected), False, record.event_id or NO_ID, aggregate_of(record.key), members)
         state.submitted += 1
+        state.waiting_events += row.events
         state.waiting_submitted.append((state.prefix + position, row.to_bytes()))
         if record.forwarded_from is not None:
             self.copied(partition, record)
-        if len(state.waiting_submitted) >= FED_ROWS:
+        if state.waiting_events >= FED_ROWS:
             self._flush_submitted(state)
 
     def copied(self, partition: int, record: Submitted) -> None:
@@ -161,7 +169,7 @@ class Verifier:
         claimed = record.accepted_version if reason == DUPLICATE else record.current_version
         outcome = Outcome(
             _bounded(UNREADABLE if claimed is None else claimed),
-            0,
+            _bounded(UNREADABLE if record.published_at_ms is None else record.published_at_ms),
             _bounded(ABSENT if record.expected_version is None else record.expected_version),
             reason,
             record.event_id or NO_ID,
@@ -242,7 +250,9 @@ class Verifier:
         pending = 0
         for number, state in sorted(self._partitions.items()):
             bound = EVERYTHING if settled is None else settled.get(number, NO_POSITION)
-            scope = Scope(number, state.first, state.last, state.seen, bound, state.frontier, state.acknowledged)
+            scope = Scope(
+                number, state.first, state.last, state.seen, bound, state.frontier, state.acknowledged, state.events
+            )
             replay = Replay(self._tables, scope, self._window, self._findings, passing, progress)
             replay.run()
             state.seen = replay.stopped_at or max(state.seen, entry_of(state.last) + b"\xff" * 4)
@@ -278,6 +288,7 @@ class Verifier:
     def _flush_submitted(self, state: _Partition) -> None:
         self._tables["submitted"].put(state.waiting_submitted)
         state.waiting_submitted = []
+        state.waiting_events = 0
 
     def _flush_outcomes(self, state: _Partition) -> None:
         self._tables["outcomes"].put(state.waiting_outcomes)

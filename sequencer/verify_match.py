@@ -36,6 +36,7 @@ class Scope(NamedTuple):
     settled: bytes  # before this position nothing is under way any more: what is missing is missing for good
     frontier: bytes  # before this position the sequencer has, or may have, worked
     acknowledged: Acknowledged | None
+    events: int  # accepted events that were read
 
 
 class Found(NamedTuple):
@@ -53,7 +54,7 @@ class Item(NamedTuple):
     position: bytes
     submission: Submission | None
     was_open: bool
-    outcomes: list[Found]
+    outcomes: list[Found]  # the accepted events first, in the order of the log
     copy: bytes  # target partition and position of the first copy; empty: it was not forwarded
 
 
@@ -74,7 +75,7 @@ class _Stream:
 class Matching:
     """One pass over what was not judged before.
 
-    It stops at the first submission that has no outcome and may still get one.
+    It stops at the first submission that has no outcome, or not all of one, and may still get it.
 
     Attributes:
         stopped_at: where it stopped; None: it came to the end.
@@ -105,7 +106,8 @@ class Matching:
             if whole is not None and _is_of_entry(whole, position):
                 here.insert(0, whole)
             copy = self._copy(copies.up_to(position), position, submission.aggregate)
-            if not (here or copy or submission.answered) and position >= self._scope.settled:
+            known = copy or submission.answered or _is_complete(submission, here)
+            if not known and position >= self._scope.settled:
                 self.stopped_at = position
                 return
             yield Item(position, submission, was_open, here, copy)
@@ -152,6 +154,11 @@ def _found(row: tuple[bytes, bytes]) -> Found:
     key, value = row
     at = PREFIX_BYTES + POSITION_BYTES
     return Found(key[PREFIX_BYTES:at], key[at : at + 1], key[at + 1 :], Outcome.from_bytes(value))
+
+
+def _is_complete(submission: Submission, outcomes: list[Found]) -> bool:
+    """Whether all of its outcome was read: of a list, each of its events."""
+    return len(outcomes) >= submission.events or any(found.kind != ACCEPTED for found in outcomes)
 
 
 def _is_of_entry(found: Found, position: bytes) -> bool:

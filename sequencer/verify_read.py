@@ -30,7 +30,8 @@ def submitted_records(entry: Entry) -> Iterator[Submitted]:
         if _FORWARDED_FROM in message.head:
             origin = _properties(SingleMessageMetadata.FromString(message.head)).get(FORWARDED_FROM)
         if isinstance(message, Submission):
-            yield Submitted(message_id, message.key, message.event_id, message.expected, origin)
+            members = tuple(member.event_id for member in message.several or ())
+            yield Submitted(message_id, message.key, message.event_id, message.expected, origin, members)
         else:
             yield Submitted(message_id, _key(SingleMessageMetadata.FromString(message.head)), None, None, origin)
 
@@ -63,6 +64,7 @@ def rejected_records(entry: Entry) -> Iterator[Rejected]:
             _number_if_given(properties, "current_version"),
             _number_if_given(properties, "accepted_version"),
             properties.get(FORWARDED_FROM),
+            entry.metadata.publish_time,
         )
 
 

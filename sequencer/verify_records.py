@@ -17,6 +17,7 @@ class Submitted(NamedTuple):
     event_id: bytes | None  # 16 bytes; None where it has none or it cannot be read
     expected_version: int | None  # None = absent: accept at any version
     forwarded_from: str | None = None  # the property of that name: the message id of the original
+    members: Sequence[bytes] = ()  # of a list the ids of its events, in order; none for a single event
 
 
 class Accepted(NamedTuple):
@@ -44,6 +45,7 @@ class Rejected(NamedTuple):
     current_version: int | None = None
     accepted_version: int | None = None
     forwarded_from: str | None = None
+    published_at_ms: int | None = None
 
 
 class Acknowledged(NamedTuple):

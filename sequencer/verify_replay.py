@@ -6,21 +6,24 @@ Pure. What must be known of aggregates and ids is read and written in chunks.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sequencer.pulsar.frames import MessageId
+from sequencer.verify_lists import MAX_NAMED, list_fault
 from sequencer.verify_match import PREFIX_BYTES, Found, Item, Matching, Scope, copy_id
 from sequencer.verify_records import IdWindow
 from sequencer.verify_report import Findings, Invariant
 from sequencer.verify_tables import (
     ABSENT,
     ACCEPTED,
+    CONFLICTING_IDS,
     DUPLICATE,
     KEYLESS,
     NO_COPY,
     NO_POSITION,
     OTHER_REASON,
+    UNREADABLE,
     WRONG_EXPECTED_VERSION,
     Acceptance,
     Judged,
@@ -32,7 +35,8 @@ from sequencer.verify_tables import (
 )
 
 CHUNK_ROWS: Final = 10_000
-"""Submissions that are judged between one reading and writing of the tables and the next: about 20 MB of memory."""
+"""Submissions, or events of lists, that are judged between one reading and writing of the tables and the next: about
+20 MB of memory."""
 
 
 class Replay:
@@ -75,11 +79,13 @@ class Replay:
     def run(self) -> None:
         """Judge, and drop from the tables what is done with."""
         chunk: list[Item] = []
+        size = 0
         for item in self._matching.items():
             chunk.append(item)
-            if len(chunk) == CHUNK_ROWS:
+            size += max(len(item.outcomes), item.submission.events if item.submission else 1)
+            if size >= CHUNK_ROWS:
                 self._judge(chunk)
-                chunk = []
+                chunk, size = [], 0
         self._judge(chunk)
         self._matching.drop_judged()
         if self.stopped_at is not None and self.stopped_at < self._scope.frontier:
@@ -122,8 +128,9 @@ class Replay:
             for found in item.outcomes:
                 described = item.submission or found.outcome
                 aggregates.add(self._prefix + described.aggregate)
-                if found.kind == ACCEPTED or found.outcome.reason == DUPLICATE:
-                    ids.add(self._prefix + described.event_id + described.aggregate)
+                if found.kind == ACCEPTED or found.outcome.reason != OTHER_REASON:
+                    event_ids = item.submission.event_ids if item.submission else [found.outcome.event_id]
+                    ids.update(self._prefix + event_id + described.aggregate for event_id in event_ids)
             if item.copy and item.submission:
                 aggregates.add(self._prefix + item.submission.aggregate)
         keys, values = list(aggregates), self._tables["judged"].get(list(aggregates))
@@ -171,11 +178,10 @@ class Replay:
     def _answer(self, item: Item, submission: Submission) -> bool:
         """Judge a submission that was not forwarded. Returns whether it must be looked at again."""
         message_id = self._id(item.position)
-        outcomes = item.outcomes
-        if outcomes and not submission.answered:
-            self._replay(item.position, submission, outcomes[0])
-            outcomes = outcomes[1:]
-        for found in outcomes:
+        surplus = item.outcomes
+        if surplus and not submission.answered:
+            surplus = self._replay(item.position, submission, surplus)
+        for found in surplus:
             self._findings.violated(Invariant.I3, "a second outcome", message_id, self._id(found.position))
         acknowledged = self._is_acknowledged(message_id)
         if item.outcomes or submission.answered:
@@ -203,15 +209,50 @@ class Replay:
         at = bisect_left(self._acknowledged_lasts, position)
         return at < len(self._acknowledged_lasts) and state.ranges[at][0][:2] < position
 
-    def _replay(self, position: bytes, submission: Submission, found: Found) -> None:
+    def _replay(self, position: bytes, submission: Submission, outcomes: list[Found]) -> list[Found]:
+        """Judge the outcome of a submission. Returns what is more than one."""
+        if submission.members and any(found.kind == ACCEPTED for found in outcomes):
+            self._replay_list(submission, outcomes)
+            return []
+        found = outcomes[0]
         if found.submission == position:
             # The outcome of a whole entry describes none of its messages.
             self._check_description(submission, found)
             self._check_order(found, submission.aggregate)
         if found.kind == ACCEPTED:
-            self._accepted(submission, found)
+            self._check_expected(submission, found)
+            self._check_id(submission, submission.event_id, submission.expected, found)
         else:
             self._rejected(submission, found)
+        return outcomes[1:]
+
+    def _replay_list(self, submission: Submission, outcomes: list[Found]) -> None:
+        """Judge a list of which something was accepted."""
+        events = [found for found in outcomes if found.kind == ACCEPTED]
+        others = [found for found in outcomes if found.kind != ACCEPTED]
+        event_ids = submission.event_ids
+        self._check_order(events[0], submission.aggregate, last=events[-1])
+        fault = list_fault(event_ids, events)
+        if others:
+            what = f"rejected, and {len(events)} of the {len(event_ids)} events of the list accepted"
+            self._name(what, submission, [*others, *events][:MAX_NAMED])
+        elif fault:
+            self._name(fault.what, submission, fault.events)
+        if others or fault:
+            for found in events:
+                self._remember(found, submission.aggregate, found.outcome.event_id, ABSENT)
+            return
+        self._check_expected(submission, events[0])
+        for number, (event_id, found) in enumerate(zip(event_ids, events, strict=True)):
+            if found.outcome.aggregate != submission.aggregate:
+                self._name("an event of the list with another key than its own", submission, [found])
+            expected = ABSENT if submission.expected == ABSENT else submission.expected + number
+            self._check_id(submission, event_id, expected, found)
+
+    def _name(self, what: str, submission: Submission, outcomes: Sequence[Found]) -> None:
+        """A violation of I3."""
+        ids = [self._id(outcomes[0].submission), *(self._id(found.position) for found in outcomes)]
+        self._findings.violated(Invariant.I3, what, *ids)
 
     def _check_description(self, submission: Submission, found: Found) -> None:
         outcome = found.outcome
@@ -227,73 +268,108 @@ class Replay:
             what = "the outcome's key, id or expected version is not its submission's"
             self._findings.violated(Invariant.I3, what, self._id(found.submission), self._id(found.position))
 
-    def _check_order(self, found: Found, aggregate: bytes) -> None:
-        """An aggregate's outcomes stand in each output in the order of their submissions."""
+    def _check_order(self, found: Found, aggregate: bytes, *, last: Found | None = None) -> None:
+        """An aggregate's outcomes stand in each output in the order of their submissions.
+
+        Args:
+            last: the last event of the list that `found` is the first event of.
+        """
         self._findings.checked[Invariant.I7] += 1
         key = self._prefix + aggregate
         state = self._judged[key]
-        last = state.accepted if found.kind == ACCEPTED else state.rejected
-        if aggregate != KEYLESS and found.position < last:
-            ids = self._id(found.submission), self._id(found.position), self._id(last)
+        before = state.accepted if found.kind == ACCEPTED else state.rejected
+        if aggregate != KEYLESS and found.position < before:
+            ids = self._id(found.submission), self._id(found.position), self._id(before)
             self._findings.violated(Invariant.I7, "an outcome before that of an earlier submission", *ids)
+        end = max(before, (last or found).position)
         if found.kind == ACCEPTED:
-            self._judged[key] = Judged(state.tail, max(last, found.position), state.rejected, state.copied)
+            self._judged[key] = state._replace(accepted=end)
         else:
-            self._judged[key] = Judged(state.tail, state.accepted, max(last, found.position), state.copied)
+            self._judged[key] = state._replace(rejected=end)
 
-    def _accepted(self, submission: Submission, found: Found) -> None:
-        findings, outcome = self._findings, found.outcome
-        findings.checked[Invariant.I4] += 1
-        if submission.expected not in (ABSENT, outcome.version - 1):
-            what = f"accepted as version {outcome.version} although it expected version {submission.expected}"
-            findings.violated(Invariant.I4, what, self._id(found.submission), self._id(found.position))
-        findings.checked[Invariant.I6] += 1
-        before = self._acceptances.get(self._prefix + submission.event_id + submission.aggregate)
-        self._remember(found, submission.aggregate, submission.event_id, submission.expected)
-        if before is not None:
-            self._accepted_again(submission, before, found)
+    def _check_expected(self, submission: Submission, found: Found) -> None:
+        self._findings.checked[Invariant.I4] += 1
+        version = found.outcome.version
+        if submission.expected not in (ABSENT, version - 1):
+            what = f"accepted as version {version} although it expected version {submission.expected}"
+            self._findings.violated(Invariant.I4, what, self._id(found.submission), self._id(found.position))
 
-    def _remember(self, found: Found, aggregate: bytes, event_id: bytes, expected: int) -> None:
-        key, outcome = self._prefix + aggregate, found.outcome
-        state = self._judged[key]
-        if outcome.version > state.tail:
-            self._judged[key] = Judged(outcome.version, state.accepted, state.rejected, state.copied)
-        acceptance = Acceptance(outcome.version, outcome.row, outcome.published_at_ms, expected, found.position)
-        self._acceptances[self._prefix + event_id + aggregate] = acceptance
-
-    def _accepted_again(self, submission: Submission, before: Acceptance, found: Found) -> None:
-        """An id that comes again is a new event if its expected version matches and is another; a retry otherwise."""
-        identity = self._prefix + submission.event_id + submission.aggregate
-        key_before, key_now = (identity + number_to_bytes(number) for number in (before.expected, submission.expected))
+    def _check_id(self, submission: Submission, event_id: bytes, expected: int, found: Found) -> None:
+        """Args: expected: of an event of a list, the version that the one before it has."""
+        self._findings.checked[Invariant.I6] += 1
+        identity = self._prefix + event_id + submission.aggregate
+        before = self._acceptances.get(identity)
+        self._remember(found, submission.aggregate, event_id, expected)
+        if before is None:
+            return
+        # An id that comes again is a new event if its expected version matches and is another; a retry otherwise. A
+        # list is never new with an id that is remembered.
+        key_before, key_now = (identity + number_to_bytes(number) for number in (before.expected, expected))
         repeated = self._tables["repeated"]
-        if submission.expected != ABSENT:
-            wrong = key_now == key_before or repeated.get([key_now])[0] is not None
-        else:
-            elapsed_ms = found.outcome.published_at_ms - before.published_at_ms
-            wrong = elapsed_ms < self._window.ms and found.outcome.row - before.row < self._window.events
+        wrong = expected != ABSENT and (key_now == key_before or repeated.get([key_now])[0] is not None)
+        if expected == ABSENT or submission.members:
+            wrong = wrong or self._is_remembered(before, found.outcome.published_at_ms, found.outcome.row)
         repeated.put([(key_before, b""), (key_now, b"")])
         if wrong:
             ids = self._id(before.position), self._id(found.position)
             self._findings.violated(Invariant.I6, "the same event was accepted twice", *ids)
 
+    def _is_remembered(self, before: Acceptance, at_ms: int, row: int) -> bool:
+        """Whether an acceptance is inside the id window, seen from a time and a count of events."""
+        return at_ms - before.published_at_ms < self._window.ms and row - before.row < self._window.events
+
+    def _remember(self, found: Found, aggregate: bytes, event_id: bytes, expected: int) -> None:
+        key, outcome = self._prefix + aggregate, found.outcome
+        state = self._judged[key]
+        if outcome.version > state.tail:
+            self._judged[key] = state._replace(tail=outcome.version)
+        acceptance = Acceptance(outcome.version, outcome.row, outcome.published_at_ms, expected, found.position)
+        self._acceptances[self._prefix + event_id + aggregate] = acceptance
+
     def _rejected(self, submission: Submission, found: Found) -> None:
-        findings, outcome, expected = self._findings, found.outcome, submission.expected
+        reason = found.outcome.reason
+        if reason == OTHER_REASON:
+            return
+        if reason == WRONG_EXPECTED_VERSION:
+            self._check_conflict(submission, found)
+        self._findings.checked[Invariant.I6] += 1
+        identities = [self._prefix + event_id + submission.aggregate for event_id in submission.event_ids]
+        if what := self._wrong_about_ids(found, [self._acceptances.get(identity) for identity in identities]):
+            self._findings.violated(Invariant.I6, what, self._id(found.submission), self._id(found.position))
+
+    def _check_conflict(self, submission: Submission, found: Found) -> None:
+        findings, version, expected = self._findings, found.outcome.version, submission.expected
         ids = self._id(found.submission), self._id(found.position)
-        if outcome.reason == WRONG_EXPECTED_VERSION:
-            findings.checked[Invariant.I4] += 1
-            tail = self._judged[self._prefix + submission.aggregate].tail
-            if outcome.version != tail:
-                what = f"rejected at version {outcome.version}, but the version was {tail}"
-                findings.violated(Invariant.I4, what, *ids)
-            elif expected in (ABSENT, tail):
-                what = "any version" if expected == ABSENT else f"version {expected}"
-                findings.violated(Invariant.I4, f"rejected at version {tail} although it expected {what}", *ids)
-        elif outcome.reason == DUPLICATE:
-            findings.checked[Invariant.I6] += 1
-            before = self._acceptances.get(self._prefix + submission.event_id + submission.aggregate)
-            if before is None or before.version != outcome.version:
-                what = f"rejected as a duplicate of version {outcome.version}, which is not the same event"
-                findings.violated(Invariant.I6, what, *ids)
+        findings.checked[Invariant.I4] += 1
+        tail = self._judged[self._prefix + submission.aggregate].tail
+        if version != tail:
+            findings.violated(Invariant.I4, f"rejected at version {version}, but the version was {tail}", *ids)
+        elif expected in (ABSENT, tail):
+            what = "any version" if expected == ABSENT else f"version {expected}"
+            findings.violated(Invariant.I4, f"rejected at version {tail} although it expected {what}", *ids)
+
+    def _wrong_about_ids(self, found: Found, looked_up: Sequence[Acceptance | None]) -> str:
+        """What a rejection claims of the ids, and is not so. Empty: it is."""
+        outcome = found.outcome
+        known = [acceptance for acceptance in looked_up if acceptance is not None]
+        # How many events there were when it was rejected is not known: not more than were read.
+        remembered = [
+            acceptance
+            for acceptance in known
+            if outcome.published_at_ms != UNREADABLE
+            and self._is_remembered(acceptance, outcome.published_at_ms, self._scope.events)
+        ]
+        if outcome.reason == DUPLICATE:
+            if len(known) < len(looked_up) or known[0].version != outcome.version:
+                return f"rejected as a duplicate of version {outcome.version}, which is not the same event"
+        elif outcome.reason == CONFLICTING_IDS:
+            if not known or len(looked_up) == 1:
+                return "rejected for ids of which none, or all, were accepted before"
+            if len(remembered) == len(looked_up):
+                return "rejected for ids that were accepted before, all of them: it is a duplicate"
+        elif remembered:
+            return f"rejected for its version, and was accepted before, as version {remembered[0].version}"
+        return ""
 
     def _id(self, position: bytes) -> MessageId:
         return unpacked(position, self._scope.number)

@@ -32,6 +32,8 @@ FAMILY_WRITE_BUFFER_BYTES = 24 * MIB
 BLOCK_BYTES = 8 * 1024
 BLOOM_BITS_PER_KEY = 10
 SCAN_CHUNK_ROWS = 10_000
+SCAN_CHUNK_BYTES = 4 * MIB
+"""A list of events is one row, of up to 16 KB."""
 BATCH_ROWS = 10_000
 MAX_OPEN_FILES = 256
 BACKGROUND_JOBS = 2
@@ -124,10 +126,12 @@ class _SpilledTable:
 
     def _chunk(self, first: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         rows: list[tuple[bytes, bytes]] = []
+        size = 0
         cursor = self._family.iter()
         cursor.seek(first)
-        while len(rows) < SCAN_CHUNK_ROWS and cursor.valid() and cursor.key() < end:
+        while len(rows) < SCAN_CHUNK_ROWS and size < SCAN_CHUNK_BYTES and cursor.valid() and cursor.key() < end:
             rows.append((cursor.key(), cursor.value()))
+            size += len(rows[-1][1])
             cursor.next()
         cursor.status()
         return rows

@@ -28,7 +28,7 @@ TABLES: Final = (
 UNREADABLE: Final = -(2**61)  # given for a number that is missing or is none: no check accepts it
 ABSENT: Final = -(2**62)  # an expected version that was not given
 ACCEPTED, REJECTED = b"\x00", b"\x01"
-OTHER_REASON, WRONG_EXPECTED_VERSION, DUPLICATE = range(3)
+OTHER_REASON, WRONG_EXPECTED_VERSION, DUPLICATE, CONFLICTING_IDS = range(4)
 EVENT_ID_BYTES: Final = 16
 NO_ID: Final = bytes(EVENT_ID_BYTES)
 POSITION_BYTES: Final = 20
@@ -38,7 +38,7 @@ KEYLESS: Final = b"\x00"  # the aggregate of messages without a key; every other
 
 _POSITION = struct.Struct(">QQI")
 _PARTITION = struct.Struct(">I")
-_SUBMISSION = struct.Struct(">q?16s")
+_SUBMISSION = struct.Struct(">q?16sI")
 _OUTCOME = struct.Struct(">qqqB16s")
 _LOGGED = struct.Struct(">q20sI")
 _JUDGED = struct.Struct(">q20s20s24s")
@@ -139,14 +139,28 @@ class Submission(NamedTuple):
     answered: bool  # its outcome was judged, only its acknowledgement was not seen yet
     event_id: bytes
     aggregate: bytes
+    members: bytes = b""  # of a list the ids of its events, one after another; empty for a single event
 
     def to_bytes(self) -> bytes:
-        return _SUBMISSION.pack(self.expected, self.answered, self.event_id) + self.aggregate
+        row = _SUBMISSION.pack(self.expected, self.answered, self.event_id, len(self.members))
+        return row + self.members + self.aggregate
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Submission:
-        expected, answered, event_id = _SUBMISSION.unpack_from(data)
-        return cls(expected, answered, event_id, data[_SUBMISSION.size :])
+        expected, answered, event_id, length = _SUBMISSION.unpack_from(data)
+        end = _SUBMISSION.size + length
+        return cls(expected, answered, event_id, data[end:], data[_SUBMISSION.size : end])
+
+    @property
+    def events(self) -> int:
+        """How many it becomes where it is accepted."""
+        return len(self.members) // EVENT_ID_BYTES or 1
+
+    @property
+    def event_ids(self) -> Sequence[bytes]:
+        """Those of its events, in order."""
+        members = self.members
+        return [members[at : at + EVENT_ID_BYTES] for at in range(0, len(members), EVENT_ID_BYTES)] or [self.event_id]
 
 
 class Outcome(NamedTuple):

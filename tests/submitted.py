@@ -32,6 +32,12 @@ def structured(id_text: Any = ID, data: Any = None, **others: Any) -> bytes:
     return json.dumps({"id": id_text, "data": data, **others}).encode()
 
 
+def listed(*names: str, id_text: Any = ID, **others: Any) -> bytes:
+    """A payload that holds a list, whose events are named."""
+    events = [{"id": event_id(name), "data": name} for name in names]
+    return json.dumps({"id": id_text, "events": events, **others}).encode()
+
+
 def message(payload: bytes, key: str | None = KEY, properties: Properties = (), **fields: Any) -> Message:
     """One message of a batch: (serialized SingleMessageMetadata, payload)."""
     single = SingleMessageMetadata(payload_size=len(payload), partition_key=key, **fields)

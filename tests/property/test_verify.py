@@ -13,7 +13,7 @@ from sequencer.verify_spill import spilled_tables
 from sequencer.verify_tables import Tables, memory_tables
 from tests.verified_log import INPUT_LEDGER, Log
 
-REASONS = ("wrong_expected_version", "duplicate", "malformed")
+REASONS = ("wrong_expected_version", "duplicate", "conflicting_ids", "malformed")
 
 
 def history(seed: int, faults: int) -> Log:
@@ -23,13 +23,20 @@ def history(seed: int, faults: int) -> Log:
     for number in range(chance.randrange(60)):
         key = chance.choice("abc")
         tail = log.tails.get(key, -1)
-        match chance.randrange(4):
+        match chance.randrange(7):
             case 0 if ids:
                 key, name, version = chance.choice(ids)
                 tail = log.tails[key]
                 log.reject(key, name, "duplicate", expected=tail + 5, current=tail, accepted=version)
             case 1:
                 log.reject(key, f"{number}", "wrong_expected_version", expected=tail + 2, current=tail)
+            case 2 if ids:
+                key, name, _ = chance.choice(ids)
+                log.reject_list(key, [f"{number}", name], "conflicting_ids", current=log.tails[key], at_ms=number)
+            case 3 | 4:
+                names = [f"{number}-{n}" for n in range(chance.randrange(1, 5))]
+                log.accept_list(key, names, chance.choice([None, tail]), at_ms=number)
+                ids += [(key, name, tail + 1 + n) for n, name in enumerate(names)]
             case _:
                 log.accept(key, f"{number}", chance.choice([None, tail]), at_ms=number)
                 ids.append((key, f"{number}", tail + 1))
@@ -40,7 +47,7 @@ def history(seed: int, faults: int) -> Log:
 
 def _damage(log: Log, chance: random.Random) -> None:
     at = chance.randrange(len(log.accepted)) if log.accepted else None
-    match chance.randrange(6):
+    match chance.randrange(7):
         case 0 if at is not None:
             log.accepted[at] = log.accepted[at]._replace(version=chance.randrange(9))
         case 1 if at is not None:
@@ -56,6 +63,8 @@ def _damage(log: Log, chance: random.Random) -> None:
         case 5 if log.submitted:
             which = chance.randrange(len(log.submitted))
             log.submitted[which] = log.submitted[which]._replace(expected_version=chance.randrange(9))
+        case 6 if at is not None:
+            del log.accepted[at]
 
 
 def judged(log: Log, tables: Tables, cuts: list[tuple[int, int]]) -> list[Report]:

@@ -13,36 +13,11 @@ from sequencer.verify import (
     IdWindow,
     Invariant,
     Rejected,
-    Report,
     Verifier,
     parse_message_id,
 )
 from sequencer.verify_report import MAX_EXAMPLES
-from tests.verified_log import INPUT_LEDGER, REJECTED_LEDGER, Log, clean_log, event_id, forwarding_logs
-
-
-def judge(*logs: Log, window: IdWindow | None = None) -> Report:
-    verifier = Verifier(window or IdWindow())
-    for log in logs:
-        for submitted in log.submitted:
-            verifier.submitted(log.number, submitted)
-    for log in logs:
-        for accepted in log.accepted:
-            verifier.accepted(log.number, accepted)
-        for rejected in log.rejected:
-            verifier.rejected(log.number, rejected)
-        if log.acknowledged is not None:
-            verifier.acknowledged(log.number, log.acknowledged)
-        verifier.index_tails(log.number, (dict(verifier.tails(log.number)) | log.index).items())
-    report = verifier.report()
-    assert verifier.report() == report, "a report changes nothing"
-    return report
-
-
-def shown(report: Report, name: str) -> set[str]:
-    """The message ids that the violations of one invariant name."""
-    line = next(line for line in report.lines if line.invariant.name == name)
-    return {message_id for example in line.examples for message_id in example.message_ids}
+from tests.verified_log import INPUT_LEDGER, REJECTED_LEDGER, Log, clean_log, event_id, forwarding_logs, judge, shown
 
 
 def test_a_clean_log_reports_nothing_and_says_what_it_checked() -> None:
@@ -51,7 +26,7 @@ def test_a_clean_log_reports_nothing_and_says_what_it_checked() -> None:
     assert report.violated() == {}
     assert report.pending == report.before_retention == 0
     checked = {line.invariant.name: line.checked for line in report.lines}
-    assert checked == {"I1": 6, "I2": 6, "I3": 11, "I4": 8, "I5": 2, "I6": 8, "I7": 11}
+    assert checked == {"I1": 6, "I2": 6, "I3": 11, "I4": 8, "I5": 2, "I6": 10, "I7": 11}
     assert "I1 ok, 6 checked" in str(report)
 
 

@@ -6,14 +6,27 @@ from uuid import UUID
 
 import pytest
 
-from sequencer.entries import accepted_message, forwarded_message, pack, read_entry, rejected_message
+from sequencer.entries import accepted_messages, forwarded_message, pack, read_entry, rejected_message
 from sequencer.event import Accepted as AcceptedOutcome
 from sequencer.event import Flawed, Forwarded, Reason, Submission
 from sequencer.event import Rejected as RejectedOutcome
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify import UNREADABLE, Accepted, Rejected, Submitted
 from sequencer.verify_read import accepted_records, rejected_records, submitted_records
-from tests.submitted import DELIVERED_AT, ID, KEY, POSITION, batch, delivered, encrypted, message, single, structured
+from tests.submitted import (
+    DELIVERED_AT,
+    ID,
+    KEY,
+    POSITION,
+    batch,
+    delivered,
+    encrypted,
+    event_id,
+    listed,
+    message,
+    single,
+    structured,
+)
 
 EVENT_ID = UUID(ID).bytes
 LIMIT_BYTES = 5 * 2**20
@@ -31,9 +44,13 @@ def valid(entry: Entry) -> Submission:
     return read
 
 
-def outcome(head: bytes, of: Submission | Flawed) -> Entry:
-    (output,) = pack([(head, of)], LIMIT_BYTES)
+def outcome(*messages: tuple[bytes, Submission | Flawed]) -> Entry:
+    (output,) = pack(messages, LIMIT_BYTES)
     return delivered(output, publish_time=77)
+
+
+def of_name(name: str) -> bytes:
+    return UUID(event_id(name)).bytes
 
 
 def test_submissions_of_a_batch_and_of_a_single_message() -> None:
@@ -60,9 +77,31 @@ def test_an_entry_that_cannot_be_opened_is_one_submission(broken: Entry) -> None
     assert read == Submitted(POSITION._replace(batch_index=-1), None, None, None)
 
 
+def test_a_list_is_one_submission_with_the_ids_of_its_events() -> None:
+    read = list(
+        submitted_records(batch([message(listed("one", "two", version=3)), message(listed("one", version="3"))]))
+    )
+    assert read == [
+        Submitted(POSITION._replace(batch_index=0), KEY, EVENT_ID, 3, None, (of_name("one"), of_name("two"))),
+        Submitted(POSITION._replace(batch_index=1), KEY, None, None),
+    ]
+
+
+def test_the_events_of_a_list_are_events_of_one_submission() -> None:
+    judged = valid(single(listed("one", "two")))
+    read = list(accepted_records(outcome(*accepted_messages([AcceptedOutcome(judged, 4, 9)]))))
+    assert read == [
+        Accepted(DELIVERED_AT._replace(batch_index=n), KEY, of_name(name), 4 + n, 9 + n, f"{SUBMISSION_AT}:-1", 77)
+        for n, name in enumerate(("one", "two"))
+    ]
+    rejection = rejected_message(RejectedOutcome(judged, Reason.CONFLICTING_IDS, "", None, 6))
+    (rejected,) = rejected_records(outcome((rejection, judged)))
+    assert (rejected.event_id, rejected.reason, rejected.current_version) == (EVENT_ID, "conflicting_ids", 6)
+
+
 def test_a_forwarded_message_names_its_original() -> None:
     original = valid(single(structured(version=0)))
-    copy = outcome(forwarded_message(Forwarded(original, 1)), original)
+    copy = outcome((forwarded_message(Forwarded(original, 1)), original))
     (read,) = submitted_records(copy)
     assert read.forwarded_from == f"{SUBMISSION_AT}:-1"
     assert (read.key, read.event_id, read.expected_version) == (KEY, EVENT_ID, 0)
@@ -72,17 +111,19 @@ def test_a_forwarded_message_names_its_original() -> None:
 
 def test_outcomes_are_read_as_they_were_written() -> None:
     judged = valid(single(structured(version=3)))
-    accepted = outcome(accepted_message(AcceptedOutcome(judged, 4, 9)), judged)
+    accepted = outcome(*accepted_messages([AcceptedOutcome(judged, 4, 9)]))
     at = DELIVERED_AT._replace(batch_index=0)
     assert list(accepted_records(accepted)) == [Accepted(at, KEY, EVENT_ID, 4, 9, f"{SUBMISSION_AT}:-1", 77)]
     rejection = RejectedOutcome(judged, Reason.DUPLICATE, "", 3, 6, 2)
-    rejected = outcome(rejected_message(rejection), judged)
+    rejected = outcome((rejected_message(rejection), judged))
     assert list(rejected_records(rejected)) == [
-        Rejected(at, KEY, "duplicate", f"{SUBMISSION_AT}:-1", EVENT_ID, 3, 6, 2)
+        Rejected(at, KEY, "duplicate", f"{SUBMISSION_AT}:-1", EVENT_ID, 3, 6, 2, published_at_ms=77)
     ]
     flawed = submission(single(b"x", key=None))
-    nothing_known = outcome(rejected_message(RejectedOutcome(flawed, Reason.MISSING_KEY)), flawed)
-    assert list(rejected_records(nothing_known)) == [Rejected(at, None, "missing_key", f"{SUBMISSION_AT}:-1")]
+    nothing_known = outcome((rejected_message(RejectedOutcome(flawed, Reason.MISSING_KEY)), flawed))
+    assert list(rejected_records(nothing_known)) == [
+        Rejected(at, None, "missing_key", f"{SUBMISSION_AT}:-1", published_at_ms=77)
+    ]
 
 
 @pytest.mark.parametrize("number", ["", "one", "1.0", "-", "9" * 30, "²"])
@@ -99,7 +140,7 @@ def test_what_is_no_number_is_unreadable(number: str) -> None:
 def test_an_outcome_that_cannot_be_opened_says_nothing(broken: Entry) -> None:
     at = broken.message_id._replace(batch_index=-1)
     assert list(accepted_records(broken)) == [Accepted(at, None, None, UNREADABLE, UNREADABLE, "", 1_700_000_000_000)]
-    assert list(rejected_records(broken)) == [Rejected(at, None, "", "")]
+    assert list(rejected_records(broken)) == [Rejected(at, None, "", "", published_at_ms=1_700_000_000_000)]
 
 
 def test_a_key_that_is_not_utf_8_is_the_same_on_both_sides() -> None:
