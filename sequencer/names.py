@@ -19,6 +19,9 @@ SUBSCRIPTION = "sequencer"
 
 _NAMESPACE = re.compile(r"[-=:.\w]+/[-=:.\w]+", re.ASCII)
 
+_REPLY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_NAME_OF_PARTITION = re.compile(r".*-partition-[0-9]+")
+
 
 class NamespaceInvalid(SequencerError):
     """Not of the form tenant/namespace."""
@@ -60,6 +63,21 @@ class Topics:
     def replies_namespace(self) -> str:
         """The namespace of the topics on which publishers wait for outcomes; nobody else is written to."""
         return f"{self.namespace}-replies"
+
+    def reply_topic(self, name: str) -> str:
+        """The topic `name` of the replies namespace: what a publisher writes into the property `reply_to`."""
+        return f"non-persistent://{self.replies_namespace}/{name}"
+
+    def takes_replies(self, topic: object) -> bool:
+        """Whether `topic`, which is whatever a publisher wrote, is a topic of the replies namespace.
+
+        The name of a partition is none: nothing there is partitioned.
+        """
+        prefix = self.reply_topic("")
+        if not isinstance(topic, str) or not topic.startswith(prefix):
+            return False
+        name = topic[len(prefix) :]
+        return _REPLY_NAME.fullmatch(name) is not None and _NAME_OF_PARTITION.fullmatch(name) is None
 
     @property
     def all(self) -> tuple[str, str, str, str]:

@@ -34,6 +34,7 @@ from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer,
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
+from sequencer.replies import Replies
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
@@ -123,12 +124,15 @@ class Flight(NamedTuple):
     forwarded: int
 
 
-async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop: asyncio.Event) -> None:
+async def live(
+    client: PulsarClient, partition: Partition, index_dir: Path, replies: Replies, stop: asyncio.Event
+) -> None:
     """Own a partition from the grant until `stop` is set; stands by while another instance owns it.
 
     Args:
         client: this life's own. To close it is to let go of everything, on every broker, at once.
         index_dir: the partition's; what is missing there is made, what is damaged is made anew.
+        replies: outlives this life; what happens to it is of no consequence here.
 
     Raises:
         NeedsOperator, IndexMismatch: no other life can do better.
@@ -146,7 +150,7 @@ async def live(client: PulsarClient, partition: Partition, index_dir: Path, stop
             end, consumer = ready
             office = office._replace(input=consumer)
             log.info("%s: sequencing, epoch %d, sequence %d", partition, office.log.epoch, end.next_sequence)
-            await sequence(client, partition, office, index, pool, end, stop)
+            await sequence(client, partition, office, index, pool, end, replies, stop)
         finally:
             pool.abandon()
 
@@ -284,6 +288,7 @@ async def sequence(
     index: VersionIndex,
     pool: TransactionPool,
     end: Checkpoint,
+    replies: Replies,
     stop: asyncio.Event,
 ) -> None:
     """Judge what arrives and commit it, until `stop` is set or anything is lost.
@@ -297,7 +302,7 @@ async def sequence(
     async with _together() as group:
         watch = group.create_task(_raise_when_lost(*office))
         group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
-        commit = group.create_task(_commit(office, overlay, pool, index, flights))
+        commit = group.create_task(_commit(office, overlay, pool, index, replies, flights))
         await stop.wait()
         async with asyncio.timeout(FAREWELL_S):
             committed = await commit
@@ -362,6 +367,7 @@ async def _commit(
     overlay: Overlay,
     pool: TransactionPool,
     index: VersionIndex,
+    replies: Replies,
     flights: asyncio.Queue[Flight | None],
 ) -> tuple[int, int, int]:
     """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last.
@@ -374,6 +380,7 @@ async def _commit(
         await asyncio.gather(*flight.others)
         await office.coordinator.end(flight.txn, commit=True)
         pool.ended(flight.txn)
+        replies.send(flight.decided.outcomes)
         if positions:
             end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
             index.apply(

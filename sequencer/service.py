@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,6 +28,7 @@ from sequencer.partition import Partition, live
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import AuthFailed, PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
+from sequencer.replies import REPLY_CLIENT, Replies
 from sequencer.topics import partition_count
 from state.index import IndexFailure, IndexMismatch
 
@@ -111,11 +113,16 @@ async def _serve(settings: ServiceSettings, count: int) -> int:
     gc.set_threshold(GC_THRESHOLD, 50, 100)
     topics = Topics(settings.namespace)
     partitions = [Partition(number, count, topics) for number in settings.partitions or ()]
-    well = await asyncio.gather(*(_keep_alive(settings, partition, stop) for partition in partitions))
+    async with Replies(partial(_reply_client, settings), topics) as replies:
+        well = await asyncio.gather(*(_keep_alive(settings, partition, replies, stop) for partition in partitions))
     return 0 if all(well) else 1
 
 
-async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asyncio.Event) -> bool:
+def _reply_client(settings: ServiceSettings) -> PulsarClient:
+    return PulsarClient(settings.service_url, auth=_auth(settings), settings=REPLY_CLIENT)
+
+
+async def _keep_alive(settings: ServiceSettings, partition: Partition, replies: Replies, stop: asyncio.Event) -> bool:
     """One life after another until `stop`. False: the partition needs a person, and was left alone."""
     index_dir = index_directory(settings.index_dir, settings.namespace, partition.number)
     backoff_s = BACKOFF_FIRST_S
@@ -124,7 +131,7 @@ async def _keep_alive(settings: ServiceSettings, partition: Partition, stop: asy
         began_s = time.monotonic()
         try:
             async with PulsarClient(settings.service_url, auth=_auth(settings)) as client:
-                await live(client, partition, index_dir, stop)
+                await live(client, partition, index_dir, replies, stop)
             continue
         except (NeedsOperator, IndexMismatch) as reason:
             log.error("%s: stopped: %s", partition, reason)

@@ -175,6 +175,11 @@ class Connection(asyncio.BufferedProtocol):
         self._core.send(command, metadata, payload)
         self._flush()
 
+    @property
+    def writable(self) -> bool:
+        """Whether no more than WRITE_HIGH_WATER_BYTES are unsent."""
+        return self._writable.is_set()
+
     async def drain(self) -> None:
         """Wait while more than WRITE_HIGH_WATER_BYTES are unsent.
 

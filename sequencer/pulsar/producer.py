@@ -93,6 +93,11 @@ class Producer:
         self._connection.send(commands.send(self._id, sequence_id, num_messages, txn), complete, payload)
         return future
 
+    @property
+    def writable(self) -> bool:
+        """Whether `drain` would return at once: the connection has not too much unsent."""
+        return self._connection.writable
+
     async def drain(self) -> None:
         """Wait while the connection has too much unsent.
 
