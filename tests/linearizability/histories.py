@@ -32,10 +32,10 @@ def duplicate(first: int, last: int | None = None) -> Appended:
 
 
 class _Register(NamedTuple):
-    """`places`: ids -> (first version, whether an attempt without an answer put it there)."""
+    """`places`: ids -> the version of their first event."""
 
     tail: int
-    places: Mapping[Ids, tuple[int, bool]]
+    places: Mapping[Ids, int]
 
 
 def can_be(operations: Sequence[Operation], log: Mapping[Ids, int] | None = None) -> bool:
@@ -44,10 +44,8 @@ def can_be(operations: Sequence[Operation], log: Mapping[Ids, int] | None = None
 
 
 def _can_go_on(left: list[Operation], register: _Register, log: Mapping[Ids, int] | None) -> bool:
-    if all(one.answer is None for one in left):
-        places = {ids: first for ids, (first, _) in register.places.items()}
-        if log is None or places == dict(log):
-            return True
+    if all(one.answer is None for one in left) and (log is None or register.places == log):
+        return True
     limit = min((math.inf if one.answered_ns is None else one.answered_ns for one in left), default=math.inf)
     return any(
         after is not None and _can_go_on([other for other in left if other is not one], after, log)
@@ -61,9 +59,7 @@ def _after(one: Operation, register: _Register) -> _Register | None:
     """The register after an operation that comes now; None: its answer would be another."""
     place = register.places.get(one.ids)
     fits = place is None and one.expected in (None, register.tail)
-    grown = _Register(
-        register.tail + len(one.ids), {**register.places, one.ids: (register.tail + 1, one.answer is None)}
-    )
+    grown = _Register(register.tail + len(one.ids), {**register.places, one.ids: register.tail + 1})
     match one.answer:
         case None:
             return grown if fits else register
@@ -75,7 +71,7 @@ def _after(one: Operation, register: _Register) -> _Register | None:
             if last - first + 1 != len(one.ids):
                 return None
             if place is not None:
-                return register if place[0] == first and (was_there or place[1]) else None
+                return register if was_there and place == first else None
             return grown if fits and first == register.tail + 1 else None
 
 
@@ -104,7 +100,7 @@ def made(random: Random, count: int, *, width: int) -> Made:
         answer, register = _answered(random, one, register)
         ends = 10 * moment + random.randrange(10 * width)
         operations.append(one._replace(invoked_ns=begins, answered_ns=ends, answer=answer))
-    return Made(operations, {ids: first for ids, (first, _) in register.places.items()})
+    return Made(operations, dict(register.places))
 
 
 def _question(random: Random, before: Sequence[Operation], tail: int) -> Operation:
@@ -119,12 +115,11 @@ def _answered(random: Random, one: Operation, register: _Register) -> tuple[Answ
     place = register.places.get(one.ids)
     size = len(one.ids)
     if place is not None:
-        first, by_unknown = place
-        return Appended(first, first + size - 1, first, not by_unknown or random.random() < 0.8), register
+        return duplicate(place, place + size - 1), register
     if one.expected not in (None, register.tail):
         return Conflict(register.tail), register
     first = register.tail + 1
-    after = _Register(register.tail + size, {**register.places, one.ids: (first, False)})
+    after = _Register(register.tail + size, {**register.places, one.ids: first})
     # It may be the second copy that was answered.
     return Appended(first, first + size - 1, first, duplicate=random.random() < 0.1), after
 

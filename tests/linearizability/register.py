@@ -18,9 +18,8 @@ linearizable if that of each aggregate is. It takes short cuts that lose nothing
   operations without an answer must have; and of those, what matters is only how many events they bring. One that can
   take place at this version only is preferred to one that can at any, and an earlier one to a later one.
 
-Two answers mean less than their words, because a client repeats itself: it asks again when it hears nothing. So an
-append that is told to be a duplicate may have taken place within its own time, and one that is told to be accepted may
-owe that to an attempt at the same append that was left without an answer, and whose answer it got.
+One answer means less than its words, because a client asks again where it hears nothing: an append that is told to be
+a duplicate may have taken place within its own time.
 """
 
 from __future__ import annotations
@@ -226,14 +225,15 @@ class _Search:
         append = self._at.get(state.tail + 1)
         if append is None:
             yield from self._guesses(state, limit_ns)
-        elif append.unknown_from_ns <= limit_ns:
+            return
+        fresh = [number for number in append.appended if not self._answer(number).duplicate]
+        if not fresh and append.unknown_from_ns <= limit_ns:
             yield state._replace(tail=append.last)
-        else:
-            fresh = [n for n in append.appended if not self._answer(n).duplicate]
-            able = [n for n in fresh or append.appended if self._known[n].invoked_ns <= limit_ns]
-            if able and len(fresh) <= 1:
-                left = tuple(number for number in state.remaining if number != able[0])
-                yield state._replace(tail=append.last, remaining=left)
+            return
+        able = [number for number in fresh or append.appended if self._known[number].invoked_ns <= limit_ns]
+        if able and len(fresh) <= 1:
+            left = tuple(number for number in state.remaining if number != able[0])
+            yield state._replace(tail=append.last, remaining=left)
 
     def _answer(self, number: int) -> Appended:
         answer = self._known[number].answer

@@ -50,11 +50,6 @@ GOOD: dict[str, list[Operation]] = {
         asked("a", None, (0, None), None),
         asked("a", None, (5, 6), duplicate(0)),
     ],
-    "an answer meant for the attempt before": [
-        asked("a", None, (0, None), None),
-        asked("b", 0, (1, 2), accepted(1)),
-        asked("a", None, (5, 6), accepted(0)),
-    ],
     "its own second copy": [asked("a", None, (0, 5), duplicate(0))],
     "refused whatever the version": [asked("a", None, (0, 1), Refused("too_large"))],
 }
@@ -129,6 +124,11 @@ BAD: dict[str, list[Operation]] = {
         asked("b", None, (2, 3), accepted(0)),
     ],
     "accepted twice": [asked("a", None, (0, 1), accepted(0)), asked("a", None, (2, 3), accepted(0))],
+    "accepted after it was in already": [
+        asked("a", None, (0, None), None),
+        asked("b", 0, (1, 2), accepted(1)),
+        asked("a", None, (5, 6), accepted(0)),
+    ],
     "an unknown that happened twice": [
         asked("a", None, (0, None), None),
         asked("a", None, (1, 2), duplicate(0)),
