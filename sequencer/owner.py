@@ -11,7 +11,9 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -28,6 +30,8 @@ END_WITHIN_S = 60.0
 
 END_RETRY_DELAY_S = 0.02
 MAX_RECORDED_TRANSACTIONS = 1024
+MAX_UNIX_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999: no calendar goes further."""
 
 _FOREIGN_ROLE = "neither the owner"
 """In the text of TransactionNotFound: the transaction exists and belongs to another role."""
@@ -41,17 +45,25 @@ class Superseded(SequencerError):
     """A later owner has written its record: this instance lost the partition without noticing."""
 
 
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class OwnerRecord(msgspec.Struct, frozen=True):
     """One message on `sequencer_owners`-n, as JSON."""
 
-    epoch: int
+    epoch: Natural
     """The owner's topic epoch: the broker counts it up at every grant."""
     host: str
-    pid: int
-    since_ms: int
+    pid: Natural
+    since_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_MS)]
     """When it became the owner, Unix time."""
-    transactions: list[tuple[int, int]]
+    transactions: Annotated[list[tuple[Natural, Natural]], msgspec.Meta(max_length=MAX_RECORDED_TRANSACTIONS)]
     """Every id that may be open, as (most, least)."""
+
+    def __post_init__(self) -> None:
+        # The largest number that msgspec itself can check for has 63 bits.
+        if any(part >= 2**64 for txn in self.transactions for part in txn):
+            raise ValueError("a transaction's id has more than 64 bits")
 
 
 _encode = msgspec.json.Encoder().encode
@@ -112,7 +124,8 @@ def _read_record(topic: str, entry: Entry) -> OwnerRecord:
     try:
         payload = entry.payload
         if entry.metadata.HasField("num_messages_in_batch"):
-            *_, (_, _, payload) = split_batch(payload, entry.metadata.num_messages_in_batch)
+            # The last one counts, and only that one is held.
+            ((_, _, payload),) = deque(split_batch(payload, entry.metadata.num_messages_in_batch), maxlen=1)
         return _decode(payload)
     except (msgspec.MsgspecError, CorruptBatch, ValueError, RecursionError) as broken:
         raise OwnerLogBroken(f"{topic}, message {entry.message_id}: not an owner record: {broken}") from None
