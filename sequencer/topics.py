@@ -1,4 +1,5 @@
-"""How `sequencer init` creates the four topics: partitions, retention, compaction, the subscription."""
+"""How `sequencer init` creates the four topics (partitions, retention, compaction, the subscription) and the namespace
+in which publishers wait for replies."""
 
 from __future__ import annotations
 
@@ -66,10 +67,16 @@ class Step(NamedTuple):
 
 
 class _Policy(NamedTuple):
-    topic: str
+    topic: str  # or a namespace
     resource: str
     value: object
     what: str
+
+    @property
+    def path(self) -> str:
+        """Where the admin interface has it: "v2/persistent/public/default/events/retention"."""
+        is_topic = self.topic.startswith("persistent://")
+        return f"{_path(self.topic) if is_topic else _namespace_path(self.topic)}/{self.resource}"
 
 
 def create_topics(admin: Admin, topics: Topics, plan: TopicPlan) -> Iterator[Step]:
@@ -85,6 +92,7 @@ def create_topics(admin: Admin, topics: Topics, plan: TopicPlan) -> Iterator[Ste
         yield _create_topic(admin, topic, plan.partitions, exists=found[topic] is not None)
     for policy in _policies(topics, plan):
         yield _set_policy(admin, policy)
+    yield from _create_replies_namespace(admin, topics.replies_namespace)
     for partition in range(plan.partitions):
         yield _create_subscription(admin, topics.submitted_partition(partition))
 
@@ -95,7 +103,7 @@ def partitions_found(admin: Admin, topics: Topics) -> dict[str, int | None]:
     Raises: NamespaceMissing, AdminFailed.
     """
     try:
-        admin.get(f"v2/namespaces/{topics.namespace}")
+        admin.get(_namespace_path(topics.namespace))
     except AdminFailed as error:
         if error.status != HTTP_NOT_FOUND:
             raise
@@ -195,7 +203,7 @@ def retention(days: int) -> dict[str, int]:
 
 def _set_policy(admin: Admin, policy: _Policy) -> Step:
     """Sets a topic policy and waits until the broker shows it, which is some time after it was taken."""
-    path = f"{_path(policy.topic)}/{policy.resource}"
+    path = policy.path
     if _same(_retried(lambda: admin.get(path)), policy.value):
         return Step(policy.topic, policy.what, changed=False)
     _retried(lambda: admin.post(path, policy.value))
@@ -214,6 +222,30 @@ def _same(found: Any, wanted: object) -> bool:
     if isinstance(wanted, dict):
         return isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
     return type(found) is type(wanted) and bool(found == wanted)
+
+
+def _create_replies_namespace(admin: Admin, namespace: str) -> Iterator[Step]:
+    """Where the sequencer tells publishers what became of what they have submitted, on topics that they name.
+
+    Nothing in it is stored. A topic is there from its first reader or reply on; the broker deletes it when it has been
+    unused for a while, where it deletes inactive topics (brokerDeleteInactiveTopicsEnabled), and else when it ends.
+    """
+    exists = True
+    try:
+        admin.get(_namespace_path(namespace))
+    except AdminFailed as error:
+        if error.status != HTTP_NOT_FOUND:
+            raise
+        exists = False
+    if not exists:
+        try:
+            _retried(lambda: admin.put(_namespace_path(namespace)))
+        except AdminFailed as error:
+            if error.status != HTTP_CONFLICT:
+                raise
+    yield Step(namespace, "namespace for replies", changed=not exists)
+    on_use = {"allowAutoTopicCreation": True, "topicType": "non-partitioned"}
+    yield _set_policy(admin, _Policy(namespace, "autoTopicCreation", on_use, "topics are created when they are used"))
 
 
 def _create_subscription(admin: Admin, topic: str) -> Step:
@@ -254,6 +286,10 @@ def _retried(call: Any) -> Any:
                 raise
         time.sleep(RETRY_DELAY_S * attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _namespace_path(namespace: str) -> str:
+    return f"v2/namespaces/{namespace}"
 
 
 def _path(topic: str) -> str:

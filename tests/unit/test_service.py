@@ -13,7 +13,9 @@ import pytest
 from sequencer import service
 from sequencer.names import Topics
 from sequencer.partition import Partition
+from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import AuthFailed, ConnectionLost, LookupFailed, ServerError, ServerRefused
+from sequencer.replies import Replies
 from sequencer.service import NoSuchPartition, ServiceSettings, _keep_alive, _shares, run
 
 
@@ -52,11 +54,15 @@ DENIED_ELSEWHERE = ServerRefused(
 )
 
 
+def no_client() -> PulsarClient:
+    raise AssertionError("there is nothing to reply to")
+
+
 def said_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lives: Sequence[Exception]) -> list[str]:
     """The log of a partition whose lives end like this, one after another, before it is stopped."""
     left = list(lives)
 
-    async def short(client: Any, partition: Any, index_dir: Path, stop: asyncio.Event) -> None:
+    async def short(client: Any, partition: Any, index_dir: Path, replies: Any, stop: asyncio.Event) -> None:
         if not left:
             stop.set()
             return
@@ -67,7 +73,9 @@ def said_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, l
     settings = ServiceSettings("pulsar://127.0.0.1:1", "public/default", (0,), Path("index"))
 
     async def story() -> bool:
-        return await _keep_alive(settings, Partition(0, 1, Topics("public/default")), asyncio.Event())
+        topics = Topics("public/default")
+        async with Replies(no_client, topics) as replies:
+            return await _keep_alive(settings, Partition(0, 1, topics), replies, asyncio.Event())
 
     with caplog.at_level(logging.INFO, logger=service.__name__):
         assert asyncio.run(story())
