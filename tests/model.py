@@ -19,9 +19,15 @@ MAX_MESSAGE_BYTES = 5 * 1024 * 1024
 SURELY_FITS_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
 SURELY_TOO_LARGE_BYTES = MAX_MESSAGE_BYTES - 1024
 MAX_BATCH_MESSAGES = 10_000  # a larger batch is not opened, and has one outcome for all its messages
+MAX_LIST_EVENTS = 1_000
+MAX_LISTED_EVENTS = 10_000  # in all the lists of a batch: the list with which it becomes more, and every later one, has
+# an outcome of its own. Tests stay out of the zone in which only an event's properties make it too large.
 
 UUID_SPELLING = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 INTEGER_SPELLING = re.compile(r"-?[0-9]+", re.ASCII)
+ATTRIBUTES = (
+    "type", "source", "subject", "time", "datacontenttype", "correlationid", "causationid", "traceparent"
+)  # fmt: skip
 
 
 class Message(NamedTuple):
@@ -53,6 +59,19 @@ class Outcome(NamedTuple):
     expected_version: int | None = None
     current_version: int | None = None
     accepted_version: int | None = None
+    messages: int = 1  # that say so: of a list that was accepted, one for each of its events
+
+
+class Member(NamedTuple):
+    """One event of a list."""
+
+    event_id: UUID
+    content: dict[str, object]
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What becomes properties of its message."""
+        return {name: value for name in ATTRIBUTES if isinstance(value := self.content.get(name), str)}
 
 
 class Envelope(NamedTuple):
@@ -60,6 +79,12 @@ class Envelope(NamedTuple):
 
     event_id: UUID
     expected: int | None
+    members: tuple[Member, ...] = ()  # of a list
+
+    @property
+    def event_ids(self) -> list[UUID]:
+        """Those of the events that it becomes."""
+        return [member.event_id for member in self.members] or [self.event_id]
 
 
 class Refused(ValueError):
@@ -96,9 +121,30 @@ def envelope(message: Message) -> Envelope:
         content = json.loads(message.payload.decode())
     except ValueError:
         raise Refused("malformed") from None
-    if not isinstance(content, dict) or "data" not in content:
+    if not isinstance(content, dict):
         raise Refused("malformed")
-    return Envelope(_uuid(content.get("id")), _version(content.get("version")))
+    events = content.get("events")
+    if ("data" in content) == (events is not None):
+        raise Refused("malformed")
+    members = () if events is None else _members(events)
+    return Envelope(_uuid(content.get("id")), _version(content.get("version")), members)
+
+
+def _members(events: object) -> tuple[Member, ...]:
+    if not isinstance(events, list) or not 1 <= len(events) <= MAX_LIST_EVENTS:
+        raise Refused("malformed")
+    members = tuple(map(_member, events))
+    if len({member.event_id for member in members}) < len(members):
+        raise Refused("malformed")
+    return members
+
+
+def _member(event: object) -> Member:
+    if not isinstance(event, dict) or "data" not in event:
+        raise Refused("malformed")
+    if any(not isinstance(event.get(name), str | None) for name in ATTRIBUTES):
+        raise Refused("malformed")
+    return Member(_uuid(event.get("id")), event)
 
 
 def _uuid(text: object) -> UUID:
@@ -126,9 +172,8 @@ def predict(partition: int, partitions: int, messages: Iterable[Message]) -> Ite
         batch = list(group)
         if len(batch) > MAX_BATCH_MESSAGES:
             yield Outcome(str(batch[0].message_id._replace(batch_index=-1)), "too_large")
-            continue
-        for message in batch:
-            yield from judge.outcomes(message)
+        else:
+            yield from judge.batch(batch)
 
 
 class _Judge:
@@ -140,26 +185,38 @@ class _Judge:
         self._accepted: dict[tuple[str, UUID], int] = {}
         self._sequence = 0
 
-    def outcomes(self, message: Message) -> list[Outcome]:
-        """One for each stored message that this one was put together from; none for what is forwarded."""
-        try:
-            event_id, expected = envelope(message)
-        except Refused as refused:
-            return [Outcome(str(message_id), str(refused)) for message_id in message.stored]
-        if home(message.key, self._partitions) != self._partition and FORWARDED_FROM not in message.properties:
-            return []  # it is forwarded, and its copy has the outcome
-        return [self._judge(str(message.message_id), message.key, event_id, expected)]
+    def batch(self, messages: Iterable[Message]) -> Iterator[Outcome]:
+        """One for each stored message that a message was put together from; none for what is forwarded."""
+        listed = 0
+        for message in messages:
+            try:
+                asked = envelope(message)
+                listed += len(asked.members)
+                if asked.members and listed > MAX_LISTED_EVENTS:
+                    raise Refused("too_large")
+            except Refused as refused:
+                yield from (Outcome(str(message_id), str(refused)) for message_id in message.stored)
+                continue
+            at_home = home(message.key, self._partitions) == self._partition
+            if at_home or FORWARDED_FROM in message.properties:  # otherwise its copy has the outcome
+                yield self._judge(str(message.message_id), message.key, asked, at_home=at_home)
 
-    def _judge(self, submission: str, key: str, event_id: UUID, expected: int | None) -> Outcome:
-        if home(key, self._partitions) != self._partition:
+    def _judge(self, submission: str, key: str, asked: Envelope, *, at_home: bool) -> Outcome:
+        expected, event_ids = asked.expected, asked.event_ids
+        if not at_home:
             return Outcome(submission, "misrouted", expected_version=expected)
         tail = self._tails.get(key, -1)
-        before = self._accepted.get((key, event_id))
-        if expected == tail or (expected is None and before is None):
-            outcome = Outcome(submission, "", version=tail + 1, sequence=self._sequence)
-            self._tails[key] = self._accepted[key, event_id] = tail + 1
+        before = [self._accepted[key, event_id] for event_id in event_ids if (key, event_id) in self._accepted]
+        if expected == tail and not asked.members:
+            before = []  # a single event that matches is new, whatever its id
+        if before and len(before) == len(event_ids):
+            return Outcome(submission, "duplicate", None, None, expected, tail, before[0])
+        if before:
+            return Outcome(submission, "conflicting_ids", None, None, expected, tail)
+        if expected not in (None, tail):
+            return Outcome(submission, "wrong_expected_version", None, None, expected, tail)
+        outcome = Outcome(submission, "", version=tail + 1, sequence=self._sequence, messages=len(event_ids))
+        for event_id in event_ids:
+            self._tails[key] = self._accepted[key, event_id] = self._tails.get(key, -1) + 1
             self._sequence += 1
-            return outcome
-        if before is not None:
-            return Outcome(submission, "duplicate", None, None, expected, tail, before)
-        return Outcome(submission, "wrong_expected_version", None, None, expected, tail)
+        return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -98,14 +99,14 @@ class Logs:
         self._read_all(self._submitted)
 
     def outcome_count(self) -> int:
-        """Outcomes read so far."""
+        """Messages of both outputs that were read so far."""
         return sum(len(reader.messages) for reader in (*self._events, *self._rejected))
 
     def await_outcomes(self, count: int, within_s: float, alive: Callable[[], None]) -> None:
-        """Return when `count` outcomes have been read.
+        """Return when `count` messages of the outputs have been read.
 
         Args:
-            count: how many, over all partitions.
+            count: how many, over all partitions; an accepted list is as many as it has events.
             within_s: fail with what is missing after that time.
             alive: called over and over; raises where waiting has become pointless.
         """
@@ -126,7 +127,8 @@ class Logs:
             self.read_submitted()
             alive()
             assert time.monotonic() < deadline, f"after {within_s} s {len(missing)} messages have not been forwarded"
-        self.await_outcomes(sum(len(self.predicted(n)) for n in self.partitions), within_s, alive)
+        predicted = [outcome for n in self.partitions for outcome in self.predicted(n).values()]
+        self.await_outcomes(sum(outcome.messages for outcome in predicted), within_s, alive)
 
     def forwarded(self) -> set[str]:
         """The submissions that were read and arrived in a partition other than their key's."""
@@ -163,8 +165,9 @@ class Logs:
 
     def _check_outcomes(self, partition: int) -> None:
         predicted = self.predicted(partition)
-        events, rejected = self.events(partition), self.rejected(partition)
-        outcomes = [*map(_accepted_outcome, events), *map(_rejected_outcome, rejected)]
+        accepted = _by_submission(self.events(partition))
+        rejected = self.rejected(partition)
+        outcomes = [*map(_accepted_outcome, accepted.values()), *map(_rejected_outcome, rejected)]
         found = {outcome.submission: outcome for outcome in outcomes}
         assert len(found) == len(outcomes), "several outcomes of one submission"
         if found != predicted:
@@ -172,8 +175,8 @@ class Logs:
             shown = [f"{predicted.get(s)} became {found.get(s)}" for s in differing[:MISSING_SHOWN]]
             raise AssertionError(f"partition {partition}: {len(differing)} outcomes differ\n" + "\n".join(shown))
         submissions = {str(message.message_id): message for message in self.submitted(partition)}
-        for message in events:
-            _check_kept(submissions[message.properties["submission"]], message, ACCEPTED_PROPERTIES)
+        for submission, events in accepted.items():
+            _check_accepted(submissions[submission], events)
         for message in rejected:
             if message.properties["reason"] not in ("too_large", "chunked"):
                 _check_kept(submissions[message.properties["submission"]], message, REJECTED_PROPERTIES)
@@ -281,9 +284,20 @@ def _message(read: Any) -> Message:
     )
 
 
-def _accepted_outcome(message: Message) -> Outcome:
-    properties = message.properties
-    return Outcome(properties["submission"], "", _number(properties, "version"), _number(properties, "sequence"))
+def _by_submission(events: Iterable[Message]) -> dict[str, list[Message]]:
+    """The events of a list belong together."""
+    found: dict[str, list[Message]] = {}
+    for event in events:
+        found.setdefault(event.properties["submission"], []).append(event)
+    return found
+
+
+def _accepted_outcome(events: Sequence[Message]) -> Outcome:
+    properties = events[0].properties
+    version, sequence = _number(properties, "version"), _number(properties, "sequence")
+    places = [(_number(event.properties, "version"), _number(event.properties, "sequence")) for event in events]
+    assert places == [(version + n, sequence + n) for n in range(len(events))], f"torn apart: {places}"
+    return Outcome(properties["submission"], "", version, sequence, messages=len(events))
 
 
 def _rejected_outcome(message: Message) -> Outcome:
@@ -295,6 +309,20 @@ def _rejected_outcome(message: Message) -> Outcome:
         current_version=_number_if_given(properties, "current_version"),
         accepted_version=_number_if_given(properties, "accepted_version"),
     )
+
+
+def _check_accepted(submitted: Message, events: Sequence[Message]) -> None:
+    """A single event as it was submitted, or each event of a list as it was submitted there."""
+    asked = envelope(submitted)
+    for event_id, event in zip(asked.event_ids, events, strict=True):
+        assert UUID(event.properties["id"]) == event_id
+    if not asked.members:
+        _check_kept(submitted, events[0], ACCEPTED_PROPERTIES)
+    for member, event in zip(asked.members, events, strict=False):
+        assert json.loads(event.payload) == member.content
+        assert event.payload in submitted.payload, "its own bytes"
+        alone = submitted._replace(payload=event.payload, properties=submitted.properties | member.attributes)
+        _check_kept(alone, event, ACCEPTED_PROPERTIES)
 
 
 def _check_kept(submitted: Message, outcome: Message, replaced: set[str]) -> None:
@@ -310,12 +338,14 @@ def _check_kept(submitted: Message, outcome: Message, replaced: set[str]) -> Non
 
 def _submitted_records(message: Message) -> Iterator[Submitted]:
     try:
-        event_id, expected = envelope(message)
+        event_id, expected, members = envelope(message)
     except Refused:
         for message_id in message.stored:
             yield Submitted(message_id, message.key or None, None, None)
         return
-    yield Submitted(message.message_id, message.key, event_id.bytes, expected, message.properties.get("forwarded_from"))
+    origin = message.properties.get("forwarded_from")
+    ids = tuple(member.event_id.bytes for member in members)
+    yield Submitted(message.message_id, message.key, event_id.bytes, expected, origin, ids)
 
 
 def _accepted_record(message: Message) -> Accepted:
@@ -342,6 +372,7 @@ def _rejected_record(message: Message) -> Rejected:
         outcome.expected_version,
         outcome.current_version,
         outcome.accepted_version,
+        published_at_ms=message.published_at_ms,
     )
 
 

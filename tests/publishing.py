@@ -21,6 +21,7 @@ STREAM_TURN_MESSAGES = 300
 STREAM_BATCH_MESSAGES = 50
 STREAM_LEAD_MESSAGES = 5000  # how far it may be ahead of the judgement
 RECENT = 20  # how far back in an aggregate a retry may reach
+MOST_LISTED_EVENTS = 5
 
 Router = Callable[[Any, int], int]
 
@@ -94,6 +95,13 @@ def structured(key: str, event_id: UUID | str, version: Any = ..., data: Any = N
     return Draft(key, json.dumps({"id": str(event_id), **versions, "data": data, **more}).encode())
 
 
+def listed(key: str, list_id: UUID | str, event_ids: Iterable[UUID | str], version: Any = ..., **more: Any) -> Draft:
+    """Several events in one message; version ... = absent. `more` is said of each of them."""
+    versions = {} if version is ... else {"version": version}
+    events = [{"id": str(event_id), "data": {"amount": 50}, **more} for event_id in event_ids]
+    return Draft(key, json.dumps({"id": str(list_id), **versions, "events": events}).encode())
+
+
 def binary(key: str, event_id: UUID | str, version: int | str | None, payload: bytes, **more: Any) -> Draft:
     """An event in the binary content mode; version None = absent."""
     versions = {} if version is None else {"version": str(version)}
@@ -106,11 +114,16 @@ class Workload:
     It goes on where it stopped, so that several publishers can send one after another.
     """
 
-    def __init__(self, seed: int, *, aggregates: int, conflicts: float, prefix: str = "account-") -> None:
+    def __init__(
+        self, seed: int, *, aggregates: int, conflicts: float, lists: float = 0.0, prefix: str = "account-"
+    ) -> None:
+        """Conflicts, lists: the shares of the submissions that are in conflict, and that hold several events."""
         self._random = random.Random(seed)
         self._keys = [f"{prefix}{number}" for number in range(aggregates)]
         self._conflicts = conflicts
+        self._lists = lists
         self._sent: dict[str, list[tuple[UUID, int | None]]] = {key: [] for key in self._keys}  # what will be accepted
+        self._sent_lists: dict[str, list[tuple[list[UUID], int | None]]] = {key: [] for key in self._keys}
 
     def take(self, count: int) -> Iterator[Draft]:
         """The next `count` events."""
@@ -122,6 +135,8 @@ class Workload:
         key = self._random.choice(self._keys)
         sent = self._sent[key]
         tail = len(sent) - 1
+        if self._lists and chance() < self._lists:
+            return self._next_list(key, tail)
         event_id = UUID(int=self._random.getrandbits(128))
         if chance() >= self._conflicts:
             expected = None if chance() < 0.1 else tail
@@ -132,6 +147,25 @@ class Workload:
             expected = self._random.choice([tail - 1, tail - 2, tail + 1, tail + 7])
             expected = tail + 1 if expected < -1 else expected
         return self._draft(key, event_id, expected)
+
+    def _next_list(self, key: str, tail: int) -> Draft:
+        chance, sent = self._random.random, self._sent_lists[key]
+        event_ids = [
+            UUID(int=self._random.getrandbits(128)) for _ in range(self._random.randint(1, MOST_LISTED_EVENTS))
+        ]
+        expected = None if chance() < 0.1 else tail
+        if chance() >= self._conflicts:
+            versions = [None if expected is None else expected + n for n in range(len(event_ids))]
+            self._sent[key] += zip(event_ids, versions, strict=True)
+            sent.append((event_ids, expected))
+        elif sent and chance() < 0.5:
+            earlier, expected = self._random.choice(sent[-RECENT:])
+            # A retry, or the half of one: its ids are known, others are not.
+            event_ids = earlier if chance() < 0.5 else [*event_ids, earlier[0]]
+        else:
+            expected = tail + 2
+        list_id = UUID(int=self._random.getrandbits(128))
+        return listed(key, list_id, event_ids, expected, type="withdrawal", correlationid=str(list_id))
 
     def _draft(self, key: str, event_id: UUID, expected: int | None) -> Draft:
         if self._random.random() < 0.5:

@@ -10,10 +10,21 @@ from hypothesis import strategies as st
 
 from sequencer.event import canonical_partition
 from sequencer.pulsar.frames import MessageId
-from tests.model import MAX_BATCH_MESSAGES, Message, Outcome, home, predict
-from tests.publishing import Draft, Workload, binary, structured
+from tests.model import (
+    ATTRIBUTES,
+    MAX_BATCH_MESSAGES,
+    MAX_LIST_EVENTS,
+    MAX_LISTED_EVENTS,
+    Message,
+    Outcome,
+    envelope,
+    home,
+    predict,
+)
+from tests.publishing import Draft, Workload, binary, listed, structured
 
-FIRST, SECOND, THIRD = (UUID(int=number) for number in (1, 2, 3))
+FIRST, SECOND, THIRD, FOURTH = (UUID(int=number) for number in (1, 2, 3, 4))
+LIST = UUID(int=99)
 
 
 def stored(*drafts: Draft) -> list[Message]:
@@ -92,6 +103,100 @@ def test_reasons(draft: Draft, reason: str) -> None:
     assert outcomes(draft)[0][0] == reason
 
 
+def test_the_events_of_a_list_get_consecutive_versions() -> None:
+    drafts = [
+        structured("a", FIRST, -1),
+        listed("a", LIST, [SECOND, THIRD], 0),
+        structured("b", FIRST),
+        structured("a", FOURTH, 2),
+    ]
+    assert [(o.version, o.sequence, o.messages) for o in predict(0, 1, stored(*drafts))] == [
+        (0, 0, 1),
+        (1, 1, 2),
+        (0, 3, 1),
+        (3, 4, 1),
+    ]
+
+
+def test_a_list_is_always_looked_up() -> None:
+    assert outcomes(
+        listed("a", LIST, [FIRST, SECOND], -1),
+        listed("a", LIST, [FIRST, SECOND], -1),
+        listed("a", LIST, [SECOND, FIRST]),
+        listed("a", LIST, [SECOND], 1),
+        listed("a", LIST, [THIRD, SECOND], 1),
+        listed("a", LIST, [THIRD, SECOND], 7),
+        listed("a", LIST, [THIRD, FOURTH], 0),
+        structured("a", SECOND, 0),
+        structured("a", SECOND, 1),
+        listed("b", LIST, [FIRST, SECOND]),
+        structured("a", LIST),
+    ) == [
+        ("", 0, 0, None, None),
+        ("duplicate", None, None, 1, 0),
+        ("duplicate", None, None, 1, 1),
+        ("duplicate", None, None, 1, 1),
+        ("conflicting_ids", None, None, 1, None),
+        ("conflicting_ids", None, None, 1, None),
+        ("wrong_expected_version", None, None, 1, None),
+        ("duplicate", None, None, 1, 1),
+        ("", 2, 2, None, None),
+        ("", 0, 3, None, None),
+        ("", 3, 5, None, None),
+    ]
+
+
+def payload(text: str) -> Draft:
+    return Draft("a", text.encode())
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        listed("a", LIST, []),
+        listed("a", LIST, [UUID(int=number) for number in range(MAX_LIST_EVENTS + 1)]),
+        listed("a", LIST, [FIRST, SECOND, FIRST]),
+        listed("a", LIST, [str(UUID(int=0xA)), str(UUID(int=0xA)).upper()]),
+        listed("a", LIST, [FIRST, "no id"]),
+        listed("a", "no id", [FIRST]),
+        listed("a", LIST, [FIRST], -2),
+        *(listed("a", LIST, [FIRST], **{name: 7}) for name in ATTRIBUTES),
+        payload(f'{{"id": "{LIST}", "data": 1, "events": [{{"id": "{FIRST}", "data": 1}}]}}'),
+        payload(f'{{"id": "{LIST}"}}'),
+        payload(f'{{"id": "{LIST}", "events": null}}'),
+        payload(f'{{"id": "{LIST}", "events": {{}}}}'),
+        payload(f'{{"id": "{LIST}", "events": [7]}}'),
+        payload(f'{{"id": "{LIST}", "events": [{{"id": "{FIRST}"}}]}}'),
+        payload(f'{{"id": "{LIST}", "events": [{{"data": 1}}]}}'),
+    ],
+)
+def test_no_such_list(draft: Draft) -> None:
+    assert outcomes(draft)[0][0] == "malformed"
+
+
+def test_what_an_event_of_a_list_says_of_itself() -> None:
+    [message] = stored(listed("a", LIST, [FIRST], type="t", subject=None, more="m"))
+    [member] = envelope(message).members
+    assert member.attributes == {"type": "t"}
+    assert [o.reason for o in predict(0, 1, [message])] == [""]
+
+
+def test_in_binary_mode_there_are_no_lists() -> None:
+    draft = listed("a", LIST, [FIRST, FIRST])._replace(properties={"id": str(SECOND)})
+    assert outcomes(draft) == [("", 0, 0, None, None)]
+
+
+def test_the_lists_of_a_batch_beyond_the_limit_are_too_large() -> None:
+    whole = [UUID(int=number) for number in range(MAX_LIST_EVENTS)]
+    full = MAX_LISTED_EVENTS // MAX_LIST_EVENTS
+    drafts = [listed(f"{n}", LIST, whole) for n in range(full)]
+    drafts += [structured("a", FIRST), listed("b", LIST, [FIRST]), binary("c", FIRST, None, b"x")]
+    found = stored(*drafts)
+    assert {o.reason for o in predict(0, 1, found)} == {""}, "each in an entry of its own"
+    batch = [message._replace(message_id=MessageId(1, 0, 0, index)) for index, message in enumerate(found)]
+    assert [o.reason for o in predict(0, 1, batch)] == [""] * (full + 1) + ["too_large", ""]
+
+
 def test_each_chunk_has_an_outcome() -> None:
     chunks = (MessageId(1, 0, 0, -1), MessageId(1, 1, 0, -1))
     message = stored(structured("a", FIRST))[0]._replace(message_id=chunks[-1], chunks=chunks)
@@ -135,3 +240,12 @@ def test_a_workload_has_the_share_of_conflicts_that_was_asked_for() -> None:
     found = [o.reason for o in predict(0, 1, stored(*Workload(7, aggregates=50, conflicts=0.05).take(5000)))]
     assert 0.03 < 1 - found.count("") / len(found) < 0.07
     assert set(found) == {"", "wrong_expected_version", "duplicate"}
+
+
+def test_lists_in_a_workload_are_in_conflict_as_often_as_single_events() -> None:
+    workload = Workload(7, aggregates=50, conflicts=0.1, lists=0.5)
+    found = list(predict(0, 1, stored(*workload.take(5000))))
+    reasons = [o.reason for o in found]
+    assert 0.07 < 1 - reasons.count("") / len(reasons) < 0.13
+    assert set(reasons) == {"", "wrong_expected_version", "duplicate", "conflicting_ids"}
+    assert {o.messages for o in found} == {1, 2, 3, 4, 5}
