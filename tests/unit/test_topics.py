@@ -19,6 +19,7 @@ from sequencer.topics import (
     PartitionsFixed,
     PolicyNotVisible,
     TopicPlan,
+    _create_replies_namespace,
     create_topics,
     is_primed,
     partitions_found,
@@ -86,6 +87,54 @@ def test_names() -> None:
     assert topics.rejected_partition(1) == "persistent://shop/orders/rejected_events-partition-1"
     assert topics.owners_partition(3) == "persistent://shop/orders/sequencer_owners-partition-3"
     assert short_name(topics.owners_partition(3)) == "sequencer_owners-partition-3"
+
+
+def test_names_of_reply_topics() -> None:
+    topics = Topics("shop/orders")
+    assert topics.replies_namespace == "shop/orders-replies"
+    assert topics.reply_topic("till-7") == "non-persistent://shop/orders-replies/till-7"
+    for name in ("a", "0", "till-7", "a" * 128, "A_b.C-9", "partition-7", "a-partition-", "a-partition-x"):
+        assert topics.takes_replies(topics.reply_topic(name)), name
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "till-7",
+        "orders-replies/till-7",
+        "shop/orders-replies/till-7",
+        "persistent://shop/orders-replies/till-7",
+        "non-persistent://shop/orders/till-7",
+        "non-persistent://shop/orders-replies",
+        "non-persistent://shop/orders-replies/",
+        "non-persistent://shop/orders-replies2/till-7",
+        "non-persistent://shop/other-replies/till-7",
+        "non-persistent://other/orders-replies/till-7",
+        "non-persistent://shop/cluster/orders-replies/till-7",
+        "non-persistent://shop/orders-replies/../till-7",
+        "non-persistent://shop/orders-replies//till-7",
+        "non-persistent://shop/orders-replies/till/7",
+        "non-persistent://shop/orders-replies/till%2F7",
+        "non-persistent://shop/orders-replies/till 7",
+        "non-persistent://shop/orders-replies/till\n",
+        "non-persistent://shop/orders-replies/till\x007",
+        "non-persistent://shop/orders-replies/kasse-\u00fc",
+        "non-persistent://shop/orders-replies/\u0663",  # a digit, but not ASCII
+        "non-persistent://shop/orders-replies/till-partition-0",
+        "non-persistent://shop/orders-replies/-partition-12",
+        "NON-PERSISTENT://shop/orders-replies/till-7",
+        " non-persistent://shop/orders-replies/till-7",
+        "non-persistent://shop/orders-replies/" + "a" * 129,
+        "non-persistent://shop/orders-replies/" + "a" * 5_000_000,
+        b"non-persistent://shop/orders-replies/till-7",
+        b"\xff",
+        None,
+    ],
+    ids=lambda topic: repr(topic)[:60],
+)
+def test_what_is_no_reply_topic(topic: object) -> None:
+    assert not Topics("shop/orders").takes_replies(topic)
 
 
 @pytest.mark.parametrize("namespace", ["public/default", "a/b", "my-tenant/v1.0:x=y_z"])
@@ -180,6 +229,62 @@ def test_a_policy_that_does_not_become_visible(web: Web, monkeypatch: pytest.Mon
     web.answer = answer
     with Admin(web.url) as admin, pytest.raises(PolicyNotVisible, match=r"submitted_events: retention is not visible"):
         list(create_topics(admin, topics, TopicPlan(1)))
+
+
+@dataclass
+class Namespaces:
+    """Answers of an admin interface in which everything but the replies namespace is as it should be."""
+
+    there: bool
+    override: dict[str, object] | None = None
+    somebody_else_is_faster: bool = False
+
+    def __call__(self, method: str, path: str) -> Answer:
+        match method, path:
+            case "GET", "/admin/v2/namespaces/public/default-replies":
+                return (200, {}) if self.there else (404, {"reason": "Namespace does not exist"})
+            case "PUT", "/admin/v2/namespaces/public/default-replies":
+                self.there = True
+                return (409, {"reason": "Namespace already exists"}) if self.somebody_else_is_faster else (204, b"")
+            case "GET", "/admin/v2/namespaces/public/default-replies/autoTopicCreation":
+                return (204, b"") if self.override is None else (200, self.override)
+            case "POST", "/admin/v2/namespaces/public/default-replies/autoTopicCreation":
+                # As the broker writes it, which knows more of it than was set.
+                made = {"allowAutoTopicCreation": True, "topicType": "non-partitioned", "defaultNumPartitions": None}
+                self.override = made
+                return 204, b""
+        return 500, {"reason": f"unexpected: {method} {path}"}
+
+    def steps(self, admin: Admin) -> list[tuple[str, bool]]:
+        return [(step.what, step.changed) for step in _create_replies_namespace(admin, "public/default-replies")]
+
+
+FORBIDDEN: dict[str, object] = {"allowAutoTopicCreation": False, "topicType": "non-partitioned"}
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "changed"),
+    [
+        (Namespaces(there=False), (True, True)),
+        (Namespaces(there=False, somebody_else_is_faster=True), (True, True)),
+        (Namespaces(there=True), (False, True)),
+        (Namespaces(there=True, override=FORBIDDEN), (False, True)),
+    ],
+)
+def test_the_namespace_for_replies_is_made_once(web: Web, namespaces: Namespaces, changed: tuple[bool, bool]) -> None:
+    web.answer = namespaces
+    what = ("namespace for replies", "topics are created when they are used")
+    with Admin(web.url) as admin:
+        assert namespaces.steps(admin) == list(zip(what, changed, strict=True))
+        web.asked.clear()
+        assert namespaces.steps(admin) == [(step, False) for step in what]
+    assert {method for method, _ in web.asked} == {"GET"}
+
+
+def test_a_namespace_for_replies_that_may_not_be_made(web: Web) -> None:
+    web.answer = lambda method, path: (404, b"") if method == "GET" else (403, {"reason": "not for you"})
+    with Admin(web.url) as admin, pytest.raises(AdminFailed, match="public/default-replies: 403 not for you"):
+        list(_create_replies_namespace(admin, "public/default-replies"))
 
 
 @pytest.mark.parametrize(
