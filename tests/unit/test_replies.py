@@ -1,0 +1,416 @@
+"""What replies may cost: every limit, and what is said of replies that are not sent. The broker is a stand-in here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from sequencer import replies as module
+from sequencer.event import Accepted, Forwarded, Reason, Rejected, Source, Submission
+from sequencer.names import Topics
+from sequencer.pulsar.batches import split_batch
+from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.errors import EndpointClosed, LookupFailed, NotStored, PulsarError, ServerError
+from sequencer.pulsar.frames import MessageId
+from sequencer.pulsar.ports import fail
+from sequencer.replies import Replies
+from sequencer.reply import decode_reply
+from tests.submitted import ID, KEY, message
+
+TOPICS = Topics("shop/orders")
+TILL = TOPICS.reply_topic("till")
+OFFICE = TOPICS.reply_topic("office")
+SOURCE = Source("8:22:3:", 0, b"", None)
+TAKEN = MessageId(0, 0)
+
+
+def submission(topic: str) -> Submission:
+    head, payload = message(b"{}")
+    return Submission(KEY, b"i" * 16, ID, 3, head, None, payload, SOURCE, 5, reply_to=topic)
+
+
+def accepted(topic: str, *sequences: int) -> list[Accepted]:
+    return [Accepted(submission(topic), sequence, sequence) for sequence in sequences]
+
+
+class StandInProducer:
+    """Keeps what is sent; a test decides about receipts."""
+
+    max_message_size = 5 * 1024 * 1024
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.lost: asyncio.Future[PulsarError] = asyncio.get_running_loop().create_future()
+        self.writable = True
+        self.sent: list[list[int]] = []  # the sequences in each entry
+        self.receipts: list[asyncio.Future[MessageId]] = []
+        self.closed = asyncio.Event()
+
+    def send(self, metadata: bytes, payload: bytes, num_messages: int) -> asyncio.Future[MessageId]:
+        replies = [decode_reply(body) for _, _, body in split_batch(payload, num_messages)]
+        self.sent.append([-1 if reply.sequence is None else reply.sequence for reply in replies])
+        self.receipts.append(asyncio.get_running_loop().create_future())
+        return self.receipts[-1]
+
+    async def close(self) -> None:
+        self.lost.set_result(EndpointClosed("closed by this client"))
+        self.closed.set()
+
+
+class StandIn:
+    """A client whose producers are let in when a test says so; `refusal` is what the next ones get instead."""
+
+    def __init__(self) -> None:
+        self.let_in = asyncio.Event()
+        self.let_in.set()
+        self.refusal: PulsarError | None = None
+        self.asked: list[str] = []
+        self.opened: list[StandInProducer] = []
+        self.closed = False
+
+    async def producer(self, topic: str) -> StandInProducer:
+        self.asked.append(topic)
+        await self.let_in.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        self.opened.append(StandInProducer(topic))
+        return self.opened[-1]
+
+    async def close(self) -> None:
+        self.closed = True
+
+    @property
+    def last(self) -> StandInProducer:
+        return self.opened[-1]
+
+
+Story = Callable[[StandIn, Replies], Coroutine[None, None, None]]
+
+
+def tell(story: Story) -> Replies:
+    """Run a story, and return what is left of the replies after their end."""
+
+    async def run() -> Replies:
+        broker = StandIn()
+        async with Replies(lambda: cast(PulsarClient, broker), TOPICS) as replies:
+            await story(broker, replies)
+        return replies
+
+    return asyncio.run(run())
+
+
+async def settled() -> None:
+    """Everything that can happen without anybody else has happened."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def counts(replies: Replies) -> tuple[int, int, int]:
+    return replies.sent, replies.ignored, replies.dropped
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- what is sent ---
+
+
+def test_nothing_is_opened_where_nobody_asks() -> None:
+    async def story() -> Replies:
+        def connect() -> PulsarClient:
+            raise AssertionError("nobody has asked for a reply")
+
+        async with Replies(connect, TOPICS) as replies:
+            replies.send([])
+            replies.send([*accepted("", 0, 1), Forwarded(submission(TILL), 2)])
+            await settled()
+        return replies
+
+    assert counts(asyncio.run(story())) == (0, 0, 0)
+
+
+def test_replies_wait_for_their_topic_and_then_go_in_order() -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        broker.let_in.clear()
+        replies.send([*accepted(TILL, 0), *accepted("", 7), *accepted(OFFICE, 1), *accepted(TILL, 2)])
+        replies.send(accepted(TILL, 3))
+        await settled()
+        assert broker.asked == [TILL, OFFICE]
+        broker.let_in.set()
+        await settled()
+        replies.send(accepted(TILL, 4, 5))
+        till, office = broker.opened
+        assert till.sent == [[0, 2, 3], [4, 5]]
+        assert office.sent == [[1]]
+        for receipt in (*till.receipts, *office.receipts):
+            receipt.set_result(TAKEN)
+        await settled()
+
+    assert counts(tell(story)) == (6, 0, 0)
+
+
+def test_every_outcome_is_told() -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        repeated = Rejected(submission(TILL), Reason.DUPLICATE, accepted=7, accepted_last=7, accepted_sequence=9)
+        refused = Rejected(submission(TILL), Reason.WRONG_EXPECTED_VERSION)
+        replies.send([*accepted(TILL, 4), repeated, refused, Forwarded(submission(TILL), 2)])
+        await settled()
+        assert broker.last.sent == [[4, 9, -1]]
+
+    tell(story)
+
+
+def test_a_foreign_topic_is_ignored_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    foreign: Any = ["persistent://shop/orders/events", "non-persistent://other/orders-replies/a", b"\xff", "x" * 10**6]
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        for topic in foreign:
+            replies.send(accepted(topic, 0, 1))
+        await settled()
+        assert broker.asked == []
+
+    assert counts(tell(story)) == (0, 8, 0)
+    assert said(caplog) == [
+        "replies are ignored: 'persistent://shop/orders/events' was asked for, "
+        "replies go to non-persistent://shop/orders-replies/NAME only"
+    ]
+
+
+# --- limits ---
+
+
+def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_REPLIES", 5)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        broker.let_in.clear()
+        for sequence in range(0, 20, 2):
+            replies.send(accepted(TILL, sequence, sequence + 1))
+        replies.send(accepted(OFFICE, 50))
+        broker.let_in.set()
+        await settled()
+        assert [producer.sent for producer in broker.opened] == [[[0, 1, 2, 3]], [[50]]]
+
+    assert tell(story).dropped == 16
+
+
+def test_bytes_that_wait_are_bounded_over_all_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_BYTES", 1_000)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        for _ in range(2):  # what was sent makes room again
+            broker.let_in.clear()
+            for number in range(30):
+                replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+            assert 20 < replies.dropped <= 29
+            broker.let_in.set()
+            await settled()
+            waited = sum(len(producer.sent) for producer in broker.opened)
+            assert waited == 30 - replies.dropped
+            for producer in broker.opened:
+                producer.lost.set_result(EndpointClosed("unloaded"))
+            broker.opened.clear()
+            replies.dropped = 0
+            await settled()
+
+    tell(story)
+
+
+def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_OPENING", 2)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        broker.let_in.clear()
+        for number in range(10):
+            replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+        await settled()
+        assert len(broker.asked) == 2
+        assert replies.dropped == 8
+        broker.let_in.set()
+        await settled()
+        replies.send(accepted(TOPICS.reply_topic("till-9"), 9))
+        await settled()
+        assert [producer.sent for producer in broker.opened] == [[[0]], [[1]], [[9]]]
+
+    tell(story)
+
+
+def test_the_topic_that_was_not_used_for_longest_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REPLY_TOPICS", 3)
+    monkeypatch.setattr(module, "MAX_OPENING", 2)
+    names = [TOPICS.reply_topic(name) for name in "abcd"]
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        for topic in names[:3]:
+            replies.send(accepted(topic, 0))
+            await settled()
+        replies.send(accepted(names[0], 1))
+        replies.send(accepted(names[3], 0))
+        await settled()
+        assert [producer.topic for producer in broker.opened if producer.closed.is_set()] == [names[1]]
+        replies.send([*accepted(names[0], 2), *accepted(names[2], 1), *accepted(names[3], 1)])
+        assert broker.asked == names
+        replies.send(accepted(names[1], 1))
+        await settled()
+        assert broker.asked == [*names, names[1]]
+        assert len(replies._channels) == 3
+
+    assert tell(story).dropped == 0
+
+
+def test_nothing_is_sent_to_a_broker_that_does_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send(accepted(TILL, 0))
+        await settled()
+        broker.last.writable = False
+        for sequence in range(1, 100):
+            replies.send(accepted(TILL, sequence))
+        broker.last.writable = True
+        replies.send(accepted(TILL, 100))
+        assert broker.last.sent == [[0], [100]]
+
+    assert tell(story).dropped == 99
+    assert said(caplog) == ["replies are dropped: the broker does not take in fast enough what is sent to it"]
+
+
+def test_entries_without_a_receipt_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNANSWERED_ENTRIES", 3)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send(accepted(TILL, 0))
+        await settled()
+        for sequence in range(1, 10):
+            replies.send(accepted(TILL, sequence))
+        assert broker.last.sent == [[0], [1], [2]]
+        broker.last.receipts[0].set_result(TAKEN)
+        await settled()
+        replies.send(accepted(TILL, 10))
+        assert broker.last.sent == [[0], [1], [2], [10]]
+
+    assert tell(story).dropped == 7
+
+
+def test_a_topic_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPLY_IDLE_S", 0.01)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        for number in range(2):
+            replies.send(accepted(TILL, number))
+            await settled()
+            await asyncio.wait_for(broker.last.closed.wait(), 5.0)
+            assert broker.last.sent == [[number]]
+        assert len(broker.opened) == 2
+
+    tell(story)
+
+
+# --- what goes wrong ---
+
+
+def test_a_topic_that_is_refused_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        broker.refusal = LookupFailed(f"LOOKUP of {TILL}", ServerError.SERVICE_NOT_READY, "Namespace not found")
+        for sequence in range(10):
+            replies.send(accepted(TILL, sequence))
+            await settled()
+        assert broker.asked == [TILL]
+        assert replies.dropped == 10
+        broker.refusal = None
+        replies.send(accepted(OFFICE, 10))
+        await settled()
+        replies._channels[TILL].rests_until_s = asyncio.get_running_loop().time()
+        replies.send(accepted(TILL, 11))
+        await settled()
+        assert [producer.sent for producer in broker.opened] == [[[10]], [[11]]]
+
+    assert tell(story).dropped == 10
+    assert said(caplog) == [
+        f"replies are dropped: LOOKUP of {TILL}: SERVICE_NOT_READY: Namespace not found "
+        "(`sequencer init` makes the namespace shop/orders-replies; the sequencer's role must produce there)"
+    ]
+
+
+def test_a_topic_that_is_lost_is_opened_anew() -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send(accepted(TILL, 0, 1))
+        await settled()
+        fail(broker.last.receipts[0], EndpointClosed("unloaded"))
+        broker.last.lost.set_result(EndpointClosed("unloaded"))
+        await settled()
+        replies.send(accepted(TILL, 2))
+        await settled()
+        assert [producer.sent for producer in broker.opened] == [[[0, 1]], [[2]]]
+
+    assert tell(story).dropped == 2
+
+
+def test_what_the_broker_drops_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        for sequence in range(3):
+            replies.send(accepted(TILL, sequence))
+            await settled()
+        fail(broker.last.receipts[0], NotStored("not taken"))
+        broker.last.receipts[1].set_result(TAKEN)
+        await settled()
+        replies.send(accepted(TILL, 3))
+        assert broker.last.sent == [[0], [1], [2], [3]]
+
+    assert counts(tell(story)) == (1, 0, 1)
+    assert said(caplog) == ["replies are dropped: not taken"]
+
+
+def test_a_bug_does_not_reach_the_life(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send(accepted(TILL, 0))
+        await settled()
+        broker.last.send = None  # type: ignore[assignment, method-assign]
+        replies.send(accepted(TILL, 1))
+
+    tell(story)
+    assert said(caplog) == ["a bug kept replies from being sent"]
+
+
+class Heard(logging.Handler):
+    """Hands over what is logged to whoever awaits it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.put_nowait(record.getMessage())
+
+
+def test_numbers_are_reported_as_long_as_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_EVERY_S", 0.01)
+    heard = Heard()
+    monkeypatch.setattr(module.log, "handlers", [heard])
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send(accepted("elsewhere", 0, 1))
+        assert (await heard.lines.get()).startswith("replies are ignored")
+        assert (await heard.lines.get()).endswith(": 2 ignored, 0 dropped")
+        replies.send(accepted("elsewhere", 2))
+        assert (await heard.lines.get()).endswith(": 1 ignored, 0 dropped")
+        assert replies._reporter is None
+
+    tell(story)
+
+
+def test_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        replies.send([*accepted(TILL, 0), *accepted("elsewhere", 1)])
+        await settled()
+        broker.last.receipts[0].set_result(TAKEN)
+        broker.let_in.clear()
+        replies.send(accepted(OFFICE, 2, 3))
+        await settled()
+
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        assert counts(tell(story)) == (1, 1, 2)
+    assert caplog.records[-1].getMessage() == "replies: 1 sent, 1 ignored, 2 dropped"
