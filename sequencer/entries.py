@@ -18,6 +18,7 @@ from sequencer.event import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
+    MAX_LISTED_BYTES,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
     REJECTED_PROPERTIES,
@@ -93,30 +94,36 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         payload = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
         if not metadata.HasField("num_messages_in_batch"):
             single = _single_metadata(metadata, len(payload))
-            return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes)]
+            return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes, _Room())]
         if metadata.num_messages_in_batch < 1:
             raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
-        batch = split_batch(payload, metadata.num_messages_in_batch)
-        return _bounded(
-            _read_message(single, head, body, source, index, max_message_bytes)
-            for index, (single, head, body) in enumerate(batch)
-        )
+        room = _Room()
+        return [
+            _read_message(single, head, body, source, index, max_message_bytes, room)
+            for index, (single, head, body) in enumerate(split_batch(payload, metadata.num_messages_in_batch))
+        ]
     except CorruptBatch as broken:
         return [_closed(entry, source, Reason.MALFORMED, str(broken), max_message_bytes)]
 
 
-def _bounded(messages: Iterable[Submission | Flawed]) -> list[Submission | Flawed]:
-    """All of them, but no list that makes it more than MAX_ENTRY_MESSAGES listed events: those are not even held."""
-    read: list[Submission | Flawed] = []
-    listed = 0
-    for message in messages:
-        if type(message) is Submission and message.several is not None:
-            listed += len(message.several)
-            if listed > MAX_ENTRY_MESSAGES:
-                detail = f"more than {MAX_ENTRY_MESSAGES} events in the lists of one batch"
-                message = _flawed(message, Reason.TOO_LARGE, detail)
-        read.append(message)
-    return read
+class _Room:
+    """What the lists of one entry may still grow to, so that a small entry cannot become a large burden.
+
+    It does not depend on the broker's limit: whoever reads the entry again, with another one, must see the same.
+    """
+
+    def __init__(self) -> None:
+        self.events = MAX_ENTRY_MESSAGES
+        self._bytes = MAX_LISTED_BYTES
+
+    def refusal(self, events: int, head: bytes, payload: bytes) -> str:
+        """Takes room for a list whose events each get their message's metadata; says why where there is not so much."""
+        self.events -= events
+        grown = events * len(head) + len(payload)
+        if grown > self._bytes:
+            return f"{grown} bytes with its properties for every event, {self._bytes} of {MAX_LISTED_BYTES} are left"
+        self._bytes -= grown
+        return ""
 
 
 def _flawed(submission: Submission, reason: Reason, detail: str) -> Flawed:
@@ -154,7 +161,7 @@ def _refusal(entry: Entry) -> tuple[Reason, str] | None:
 
 
 def _read_message(
-    single: SingleMessageMetadata, head: bytes, payload: bytes, source: Source, index: int, limit: int
+    single: SingleMessageMetadata, head: bytes, payload: bytes, source: Source, index: int, limit: int, room: _Room
 ) -> Submission | Flawed:
     """One message out of an entry. Runs once per submitted message: it allocates little and asks the likely first.
 
@@ -180,10 +187,10 @@ def _read_message(
         single.ClearField("compacted_out")
         head = single.SerializeToString()
     try:
-        envelope = _envelope(properties, payload, single)
+        envelope = _envelope(properties, payload, single, head, room)
         id_text = envelope.id_text
     except BrokenContract as broken:
-        detail, id_text = broken.detail, broken.id_text
+        reason, detail, id_text = broken.reason, broken.detail, broken.id_text
     if not key or single.null_partition_key:
         reason, detail = Reason.MISSING_KEY, "a message needs a partition key: the id of its aggregate"
     elif len(key) * 4 > MAX_KEY_BYTES and (refusal := _key_refusal(key)):
@@ -232,12 +239,17 @@ def _list_of(
     return replace(submission, several=tuple(events))
 
 
-def _envelope(properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata) -> Envelope:
+def _envelope(
+    properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata, head: bytes, room: _Room
+) -> Envelope:
     if not payload or single.null_value:
         raise BrokenContract("empty payload: compaction would take the event for a tombstone")
     if properties is not None and "id" in properties:
         return binary_envelope(properties)
-    return structured_envelope(payload)
+    envelope = structured_envelope(payload, room.events)
+    if envelope.members and (refusal := room.refusal(len(envelope.members), head, payload)):
+        raise BrokenContract(refusal, envelope.id_text, Reason.TOO_LARGE)
+    return envelope
 
 
 def _key_refusal(key: str | bytes) -> str:
@@ -284,8 +296,8 @@ def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawe
         return _closed(entry, source, Reason.ENCRYPTED, "an encrypted event needs its id as a property", limit)
     head = single.SerializeToString()
     # The entry's whole metadata travels on, not only what is in the message's head.
-    room = limit - entry.metadata.ByteSize() + len(head)
-    return _read_message(single, head, entry.payload, source._replace(sealed=entry.metadata), -1, room)
+    limit += len(head) - entry.metadata.ByteSize()
+    return _read_message(single, head, entry.payload, source._replace(sealed=entry.metadata), -1, limit, _Room())
 
 
 def _single_metadata(metadata: MessageMetadata, payload_bytes: int) -> SingleMessageMetadata:
@@ -464,6 +476,8 @@ def read_events(entry: Entry) -> Iterator[StoredEvent]:
 def _stored_event(single: SingleMessageMetadata, accepted_at_ms: int, position: str) -> StoredEvent:
     properties = {field.key: field.value for field in single.properties}
     try:
+        if not isinstance(single.partition_key, str):
+            raise TypeError("the partition key is not UTF-8")
         return StoredEvent(
             single.partition_key,
             uuid_bytes(properties["id"]),

@@ -41,6 +41,10 @@ MAX_ENTRY_MESSAGES = 10_000
 MAX_LIST_EVENTS = 1_000
 """Most events in one list; more is `malformed`."""
 
+MAX_LISTED_BYTES = 32 * 1024 * 1024
+"""Most that the lists of one submitted entry may grow to: each event gets its message's properties. A list beyond it is
+`too_large`, like one that would make it more than MAX_ENTRY_MESSAGES listed events."""
+
 OUTCOME_BYTES = 2048
 """What an outcome may add to a message: our properties and the batch's own metadata."""
 
@@ -194,10 +198,11 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 class BrokenContract(ValueError):
     """Says in one line what is wrong with a message. Caught where the message is read; never leaves the package."""
 
-    def __init__(self, detail: str, id_text: str = "") -> None:
+    def __init__(self, detail: str, id_text: str = "", reason: Reason = Reason.MALFORMED) -> None:
         super().__init__(detail)
         self.detail = detail
         self.id_text = id_text
+        self.reason = reason
 
 
 _ABSENT = msgspec.Raw()
@@ -233,11 +238,14 @@ _decode_structured = msgspec.json.Decoder(_Structured).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-def structured_envelope(payload: bytes) -> Envelope:
+def structured_envelope(payload: bytes, room_events: int = MAX_LIST_EVENTS) -> Envelope:
     """Read the id, the expected version and the events of a list out of a JSON payload; `data` is only checked.
 
+    Args:
+        room_events: how long a list may be where it stands; the events of a longer one are not looked at.
+
     Raises:
-        BrokenContract: not UTF-8, not a JSON object, or a field is missing or has another type.
+        BrokenContract: not UTF-8, not a JSON object, or a field is missing or has another type, or too long a list.
     """
     try:
         if not payload.isascii():
@@ -257,6 +265,9 @@ def structured_envelope(payload: bytes) -> Envelope:
         raise BrokenContract("payload has neither data nor events", decoded.id)
     if decoded.data is not _ABSENT:
         raise BrokenContract("payload has both data and events", decoded.id)
+    if (count := len(decoded.events)) > room_events:
+        detail = f"a list of {count}, with {room_events} left of the {MAX_ENTRY_MESSAGES} events of an entry's lists"
+        raise BrokenContract(detail, decoded.id, Reason.TOO_LARGE)
     return Envelope(decoded.id, event_id, decoded.version, _members(decoded.events, decoded.id))
 
 

@@ -28,6 +28,7 @@ from sequencer.event import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
+    MAX_LISTED_BYTES,
     OUTCOME_BYTES,
     Accepted,
     Flawed,
@@ -231,7 +232,21 @@ def test_more_events_than_an_entry_may_hold_leave_the_lists_that_fit() -> None:
     late = read[10]
     assert isinstance(late, Flawed)
     assert late.payload == payload
-    assert "10000 events" in late.detail
+    assert late.detail == "a list of 1000, with 0 left of the 10000 events of an entry's lists"
+
+
+def test_lists_do_not_multiply_their_properties_without_end() -> None:
+    """Every event of a list gets the message's properties: a few more of them, and a small entry is a large one."""
+    payload, properties = several(*(f"event {n}" for n in range(1000))), {"mine": "x" * 12_000}
+    read = read_entry(batch([message(payload, properties=properties)] * 4 + [message(payload)]), MAX_MESSAGE_BYTES)
+    reasons = [one.reason if isinstance(one, Flawed) else len(one.several or "1") for one in read]
+    assert reasons == [1000] * 2 + [Reason.TOO_LARGE] * 2 + [1000]
+    late = read[2]
+    assert isinstance(late, Flawed)
+    assert (late.payload, late.id_text) == (payload, ID)
+    assert f"of {MAX_LISTED_BYTES} are left" in late.detail
+    again = read_entry(batch([message(payload, properties=properties)] * 4 + [message(payload)]), 2**31)
+    assert [type(one) for one in again] == [type(one) for one in read], "whatever the limit of whoever reads it"
 
 
 def test_an_event_that_grows_too_large_with_its_attributes() -> None:
@@ -822,6 +837,7 @@ def test_what_compaction_took_out_of_a_batch_is_passed_over() -> None:
         pytest.param(single(json.dumps({"id": ID}).encode()), id="a-submission"),
         pytest.param(events_entry(event())._replace(damage="checksum mismatch"), id="damaged"),
         pytest.param(events_entry((event()[0] + raw_property(b"version", NOT_UTF8), b"x")), id="version-not-utf8"),
+        pytest.param(events_entry((event()[0] + b"\x12\x02\xff\xfe", b"x")), id="key-not-utf8"),
     ],
 )
 def test_what_no_sequencer_wrote_is_refused(entry: Entry) -> None:
