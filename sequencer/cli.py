@@ -36,6 +36,7 @@ from sequencer.topics import (
 )
 
 MAX_WORKERS = 256
+MAX_APPEND_TIMEOUT_S = 600
 DEFAULT_MEMORY = "512m"
 
 
@@ -211,6 +212,49 @@ def publish(connection: Connection, file: BinaryIO, as_json: bool) -> int:
         bad = f", {summary.bad_lines} bad lines" if summary.bad_lines else ""
         click.echo(f"{summary.published} events in {summary.seconds:.2f} s ({summary.events_per_s:,.0f}/s){bad}")
     return EXIT_FAILED if summary.bad_lines else 0
+
+
+@cli.command("append")
+@click.argument("key")
+@click.option(
+    "--expect", metavar="N|none|any", required=True, help="The aggregate's version; none = it must not exist; any."
+)
+@click.option(
+    "--data", multiple=True, required=True, metavar="JSON|@FILE|@-", help="One event's data; repeated = all or none."
+)
+@click.option("--type", "kind", metavar="TYPE", help="What kind of event it is: a message property.")
+@click.option("--id", "ids", multiple=True, metavar="UUID", help="One for each --data.  [default: made up]")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, MAX_APPEND_TIMEOUT_S, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The outcome as one JSON line.")
+@connected
+def append_events(
+    connection: Connection,
+    key: str,
+    expect: str,
+    data: tuple[str, ...],
+    kind: str | None,
+    ids: tuple[str, ...],
+    timeout_s: float,
+    as_json: bool,
+) -> int:
+    """Append events to the aggregate KEY, and say what became of them.
+
+    The exit code is 0 where they are in (also where they were in already), 3 where they were rejected, and 5 where no
+    answer came in time: then the same command with the ids that are printed settles it.
+
+    \b
+    Example:  sequencer append account-1 --expect none --data '{"opened": true}' --type opened
+    """
+    from sequencer.append_command import append, order_of
+
+    return append(connection, order_of(key, expect, data, ids, kind, timeout_s), as_json=as_json)
 
 
 async def _partition_count(connection: Connection, topic: str) -> int:

@@ -21,6 +21,7 @@ from sequencer.pulsar.errors import PulsarError
 from state.errors import IndexFailure
 
 EXIT_FAILED = 1
+EXIT_REJECTED = 3
 EXIT_VIOLATIONS = 4
 EXIT_OUTCOME_UNKNOWN = 5
 EXIT_INTERRUPTED = 130

@@ -200,6 +200,7 @@ class PulsarClient:
         inclusive: bool = False,
         read_compacted: bool = False,
         rollback_s: int = 0,
+        window_messages: int | None = None,
     ) -> Consumer:
         """Read `topic` without leaving a trace in the broker. Entries come whole, whatever batch index `start` has.
 
@@ -209,6 +210,8 @@ class PulsarClient:
             inclusive: begin with the entry `start` itself.
             read_compacted: the compacted view, as far as the topic is compacted, then the rest.
             rollback_s: where above 0, begin with what was published so many seconds ago instead of at `start`.
+            window_messages: allowed ahead from the first moment on, whatever their size; None lets their size decide.
+                For a non-persistent topic, where the broker drops what is not allowed at the moment that it comes.
 
         Raises:
             ServerRefused, RequestTimedOut, ConnectionLost, AuthFailed, LookupFailed.
@@ -226,6 +229,7 @@ class PulsarClient:
             ),
             f"SUBSCRIBE a reader to {topic}",
             after=None if inclusive or rollback_s else start,
+            window_messages=window_messages,
         )
 
     async def coordinators(self) -> int:
@@ -253,7 +257,12 @@ class PulsarClient:
     # --- The inside ---
 
     async def _consumer(
-        self, topic: str, command: Callable[[int], BaseCommand], what: str, after: MessageId | None = None
+        self,
+        topic: str,
+        command: Callable[[int], BaseCommand],
+        what: str,
+        after: MessageId | None = None,
+        window_messages: int | None = None,
     ) -> Consumer:
         async def open_consumer() -> Consumer:
             connection = await self._locate(topic)
@@ -268,7 +277,7 @@ class PulsarClient:
                 what,
                 lambda: connection.detach_consumer(consumer_id),
             )
-            return Consumer(connection, topic, consumer_id, after)
+            return Consumer(connection, topic, consumer_id, after, window_messages)
 
         return await self._retried(open_consumer)
 

@@ -50,8 +50,16 @@ class Consumer:
         lost: done when the consumer has ended, for whatever reason: that reason is the result.
     """
 
-    def __init__(self, connection: Connection, topic: str, consumer_id: int, after: MessageId | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topic: str,
+        consumer_id: int,
+        after: MessageId | None = None,
+        window_messages: int | None = None,
+    ) -> None:
         self.topic = topic
+        self._window_messages = window_messages
         # Delivery begins after this entry, while the broker begins with it.
         self._after = None if after is None else after[:2]
         self._loop = asyncio.get_running_loop()
@@ -208,7 +216,9 @@ class Consumer:
 
     def _allow_more(self) -> None:
         """Grant permits when half of what may be under way has been used up, so that FLOWs stay few."""
-        if self._message_bytes:
+        if self._window_messages is not None:
+            wanted = self._window_messages
+        elif self._message_bytes:
             wanted = min(MAX_PERMITS, int((RECEIVE_BUFFER_BYTES - self._held_bytes) / self._message_bytes))
         else:
             wanted = MIN_PERMITS
