@@ -20,8 +20,8 @@ SURELY_FITS_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
 SURELY_TOO_LARGE_BYTES = MAX_MESSAGE_BYTES - 1024
 MAX_BATCH_MESSAGES = 10_000  # a larger batch is not opened, and has one outcome for all its messages
 MAX_LIST_EVENTS = 1_000
-MAX_LISTED_EVENTS = 10_000  # in all the lists of a batch: the list with which it becomes more, and every later one, has
-# an outcome of its own. Tests stay out of the zone in which only an event's properties make it too large.
+MAX_LISTED_EVENTS = 10_000  # in all the lists of a batch: one for which there is no room left is not looked into.
+# Tests stay out of the zone in which the properties that each event of a list gets make the list too large.
 
 UUID_SPELLING = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 INTEGER_SPELLING = re.compile(r"-?[0-9]+", re.ASCII)
@@ -103,8 +103,12 @@ def home(key: str, partitions: int) -> int:
     return value % 2**31 % partitions
 
 
-def envelope(message: Message) -> Envelope:
-    """The id and the expected version of a submission. Raises Refused with the reason."""
+def envelope(message: Message, room_events: int = MAX_LISTED_EVENTS) -> Envelope:
+    """The id, the expected version and the list of a submission. Raises Refused with the reason.
+
+    Args:
+        room_events: how many events more the lists of its batch may hold.
+    """
     size = len(message.payload)
     assert not SURELY_FITS_BYTES < size < SURELY_TOO_LARGE_BYTES, f"{size} bytes may or may not be too large"
     if message.chunks:
@@ -126,13 +130,15 @@ def envelope(message: Message) -> Envelope:
     events = content.get("events")
     if ("data" in content) == (events is not None):
         raise Refused("malformed")
-    members = () if events is None else _members(events)
-    return Envelope(_uuid(content.get("id")), _version(content.get("version")), members)
+    event_id, expected = _uuid(content.get("id")), _version(content.get("version"))
+    return Envelope(event_id, expected, () if events is None else _members(events, room_events))
 
 
-def _members(events: object) -> tuple[Member, ...]:
+def _members(events: object, room_events: int) -> tuple[Member, ...]:
     if not isinstance(events, list) or not 1 <= len(events) <= MAX_LIST_EVENTS:
         raise Refused("malformed")
+    if len(events) > room_events:
+        raise Refused("too_large")
     members = tuple(map(_member, events))
     if len({member.event_id for member in members}) < len(members):
         raise Refused("malformed")
@@ -187,16 +193,14 @@ class _Judge:
 
     def batch(self, messages: Iterable[Message]) -> Iterator[Outcome]:
         """One for each stored message that a message was put together from; none for what is forwarded."""
-        listed = 0
+        room_events = MAX_LISTED_EVENTS
         for message in messages:
             try:
-                asked = envelope(message)
-                listed += len(asked.members)
-                if asked.members and listed > MAX_LISTED_EVENTS:
-                    raise Refused("too_large")
+                asked = envelope(message, room_events)
             except Refused as refused:
                 yield from (Outcome(str(message_id), str(refused)) for message_id in message.stored)
                 continue
+            room_events -= len(asked.members)
             at_home = home(message.key, self._partitions) == self._partition
             if at_home or FORWARDED_FROM in message.properties:  # otherwise its copy has the outcome
                 yield self._judge(str(message.message_id), message.key, asked, at_home=at_home)

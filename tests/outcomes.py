@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,26 +17,16 @@ from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageIdData
-from sequencer.verify import UNREADABLE, Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
+from sequencer.verify import Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
 from state.index import VersionIndex
 from tests.model import FORWARDED_FROM, Message, Outcome, Refused, envelope, home, predict
+from tests.told import check_kept, check_outcomes, number, rejected_outcome
 
 READ_LIMIT_MS = 20_000  # for one message that is known to be there
 POLL_MS = 20  # how long to wait on one reader before looking at the next
 MISSING_SHOWN = 5
 ADMIN_LIMIT_S = 30.0
 SETTLED_WITHIN_S = 10.0
-ACCEPTED_PROPERTIES = {"id", "version", "sequence", "submission"}
-REJECTED_PROPERTIES = {
-    "id",
-    "version",
-    "reason",
-    "detail",
-    "expected_version",
-    "current_version",
-    "accepted_version",
-    "submission",
-}
 
 
 class LogReader:
@@ -156,37 +145,19 @@ class Logs:
         """
         self.read_outcomes()
         for n in self.partitions:
-            self._check_outcomes(n)
+            check_outcomes(self.predicted(n), self.submitted(n), self.events(n), self.rejected(n))
         self._check_copies()
         report = self._verify(index_dir)
         assert report.ok, str(report)
         assert report.pending == report.before_retention == 0
         return report
 
-    def _check_outcomes(self, partition: int) -> None:
-        predicted = self.predicted(partition)
-        accepted = _by_submission(self.events(partition))
-        rejected = self.rejected(partition)
-        outcomes = [*map(_accepted_outcome, accepted.values()), *map(_rejected_outcome, rejected)]
-        found = {outcome.submission: outcome for outcome in outcomes}
-        assert len(found) == len(outcomes), "several outcomes of one submission"
-        if found != predicted:
-            differing = [s for s in predicted | found if predicted.get(s) != found.get(s)]
-            shown = [f"{predicted.get(s)} became {found.get(s)}" for s in differing[:MISSING_SHOWN]]
-            raise AssertionError(f"partition {partition}: {len(differing)} outcomes differ\n" + "\n".join(shown))
-        submissions = {str(message.message_id): message for message in self.submitted(partition)}
-        for submission, events in accepted.items():
-            _check_accepted(submissions[submission], events)
-        for message in rejected:
-            if message.properties["reason"] not in ("too_large", "chunked"):
-                _check_kept(submissions[message.properties["submission"]], message, REJECTED_PROPERTIES)
-
     def _check_copies(self) -> None:
         originals = {str(message.message_id): message for n in self.partitions for message in self.submitted(n)}
         for n in self.partitions:
             for message in self.submitted(n):
                 if original := message.properties.get(FORWARDED_FROM):
-                    _check_kept(originals[original], message, {FORWARDED_FROM})
+                    check_kept(originals[original], message, {FORWARDED_FROM})
 
     def _verify(self, index_dir: Path | None) -> Report:
         verifier = Verifier()
@@ -284,58 +255,6 @@ def _message(read: Any) -> Message:
     )
 
 
-def _by_submission(events: Iterable[Message]) -> dict[str, list[Message]]:
-    """The events of a list belong together."""
-    found: dict[str, list[Message]] = {}
-    for event in events:
-        found.setdefault(event.properties["submission"], []).append(event)
-    return found
-
-
-def _accepted_outcome(events: Sequence[Message]) -> Outcome:
-    properties = events[0].properties
-    version, sequence = _number(properties, "version"), _number(properties, "sequence")
-    places = [(_number(event.properties, "version"), _number(event.properties, "sequence")) for event in events]
-    assert places == [(version + n, sequence + n) for n in range(len(events))], f"torn apart: {places}"
-    return Outcome(properties["submission"], "", version, sequence, messages=len(events))
-
-
-def _rejected_outcome(message: Message) -> Outcome:
-    properties = message.properties
-    return Outcome(
-        properties["submission"],
-        properties["reason"],
-        expected_version=_number_if_given(properties, "expected_version"),
-        current_version=_number_if_given(properties, "current_version"),
-        accepted_version=_number_if_given(properties, "accepted_version"),
-    )
-
-
-def _check_accepted(submitted: Message, events: Sequence[Message]) -> None:
-    """A single event as it was submitted, or each event of a list as it was submitted there."""
-    asked = envelope(submitted)
-    for event_id, event in zip(asked.event_ids, events, strict=True):
-        assert UUID(event.properties["id"]) == event_id
-    if not asked.members:
-        _check_kept(submitted, events[0], ACCEPTED_PROPERTIES)
-    for member, event in zip(asked.members, events, strict=False):
-        assert json.loads(event.payload) == member.content
-        assert event.payload in submitted.payload, "its own bytes"
-        alone = submitted._replace(payload=event.payload, properties=submitted.properties | member.attributes)
-        _check_kept(alone, event, ACCEPTED_PROPERTIES)
-
-
-def _check_kept(submitted: Message, outcome: Message, replaced: set[str]) -> None:
-    """Payload, key and what else is the application's come out as they went in."""
-    assert outcome.payload == submitted.payload
-    assert outcome.key == submitted.key
-    assert outcome.null_value == submitted.null_value
-    assert outcome.event_time_ms == submitted.event_time_ms
-    assert outcome.ordering_key == submitted.ordering_key
-    kept = {name: value for name, value in submitted.properties.items() if name not in replaced}
-    assert {name: value for name, value in outcome.properties.items() if name not in replaced} == kept
-
-
 def _submitted_records(message: Message) -> Iterator[Submitted]:
     try:
         event_id, expected, members = envelope(message)
@@ -354,15 +273,15 @@ def _accepted_record(message: Message) -> Accepted:
         message.message_id,
         message.key or None,
         _event_id(properties.get("id")),
-        _number(properties, "version"),
-        _number(properties, "sequence"),
+        number(properties, "version"),
+        number(properties, "sequence"),
         properties.get("submission", ""),
         message.published_at_ms,
     )
 
 
 def _rejected_record(message: Message) -> Rejected:
-    outcome = _rejected_outcome(message)
+    outcome = rejected_outcome(message)
     return Rejected(
         message.message_id,
         message.key or None,
@@ -381,17 +300,6 @@ def _event_id(text: str | None) -> bytes | None:
         return None if text is None else UUID(text).bytes
     except ValueError:
         return None
-
-
-def _number(properties: dict[str, str], name: str) -> int:
-    try:
-        return int(properties[name])
-    except (KeyError, ValueError):
-        return UNREADABLE
-
-
-def _number_if_given(properties: dict[str, str], name: str) -> int | None:
-    return _number(properties, name) if name in properties else None
 
 
 def _position(text: str) -> MessageId:

@@ -16,6 +16,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from sequencer.decide import Decided, Overlay
 from sequencer.event import Accepted, Flawed, Forwarded, Reason, Rejected, Source, Submission
@@ -33,6 +34,8 @@ MISROUTED = {"e1", "c3"}
 HOME = 1
 IDS = [uuid.uuid5(uuid.NAMESPACE_OID, str(n)).bytes for n in range(6)]
 SOURCE = Source("7:3:0:", 0, b"", None)
+NOTHING = (None,) * 4
+"""What a rejection says where neither the aggregate nor the ids were looked at."""
 FLAWED = Flawed(Reason.CHUNKED, "in pieces", "", b"", None, b"", SOURCE, -1)
 
 
@@ -44,7 +47,11 @@ def submissions(draw: st.DrawFn) -> Submission | Flawed:
     key = draw(st.sampled_from(KEYS[:2]) | st.sampled_from(KEYS))
     expected = draw(st.none() | st.integers(-1, 6))
     event_id, forwarded = draw(st.sampled_from(IDS)), draw(st.booleans())
-    return Submission(key, event_id, "", expected, b"", None, b"{}", SOURCE, 0, forwarded)
+    submission = Submission(key, event_id, "", expected, b"", None, b"{}", SOURCE, 0, forwarded)
+    if draw(st.booleans()):
+        return submission
+    members = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True))
+    return replace(submission, several=tuple(replace(submission, event_id=member) for member in members))
 
 
 @dataclass
@@ -52,23 +59,32 @@ class Model:
     """All that the contract says, about a log of accepted events."""
 
     tails: dict[str, int] = field(default_factory=dict)
-    ids: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    ids: dict[tuple[str, bytes], tuple[int, int]] = field(default_factory=dict)
+    """As which version, and sequence, an id was accepted."""
     sequence: int = 0
 
     def judge(self, submitted: Submission | Flawed) -> tuple[object, ...]:
         if isinstance(submitted, Flawed):
             return (submitted.reason,)
-        key, event_id, expected = submitted.key, submitted.event_id, submitted.expected
-        current = self.tails.get(key, -1)
+        key, expected = submitted.key, submitted.expected
+        rows = [(key, event.event_id) for event in submitted.several or [submitted]]
+        current, first = self.tails.get(key, -1), self.sequence
         if key in MISROUTED:
-            return (Reason.MISROUTED, None, None) if submitted.forwarded else ("forwarded", 1 - HOME)
-        if expected != current and (key, event_id) in self.ids:
-            return (Reason.DUPLICATE, current, self.ids[key, event_id])
+            return (Reason.MISROUTED, *NOTHING) if submitted.forwarded else ("forwarded", 1 - HOME)
+        known = [self.ids[row] for row in rows if row in self.ids]
+        if submitted.several is None and expected == current:
+            known = []
+        if known and len(known) == len(rows):
+            return (Reason.DUPLICATE, current, known[0][0], known[-1][0], known[0][1])
+        if known:
+            return (Reason.CONFLICTING_IDS, current, *NOTHING[1:])
         if expected not in (None, current):
-            return (Reason.WRONG_EXPECTED_VERSION, current, None)
-        self.tails[key] = self.ids[key, event_id] = current + 1
-        self.sequence += 1
-        return ("accepted", current + 1, self.sequence - 1)
+            return (Reason.WRONG_EXPECTED_VERSION, current, *NOTHING[1:])
+        for row in rows:
+            self.tails[key] = self.tails.get(key, -1) + 1
+            self.ids[row] = self.tails[key], self.sequence
+            self.sequence += 1
+        return ("accepted", current + 1, first)
 
 
 def seen(outcome: Accepted | Rejected | Forwarded) -> tuple[object, ...]:
@@ -79,8 +95,8 @@ def seen(outcome: Accepted | Rejected | Forwarded) -> tuple[object, ...]:
             return ("accepted", version, sequence)
         case Rejected(submission=Flawed(), reason=reason):
             return (reason,)
-        case Rejected(reason=reason, current=current, accepted=accepted):
-            return (reason, current, accepted)
+        case Rejected(reason=reason):
+            return (reason, outcome.current, outcome.accepted, outcome.accepted_last, outcome.accepted_sequence)
 
 
 class OverlayAndIndex(RuleBasedStateMachine):
@@ -114,8 +130,8 @@ class OverlayAndIndex(RuleBasedStateMachine):
     def apply_the_oldest(self) -> None:
         if self.in_flight:
             batch, decided = self.in_flight.popleft()
-            ids = [(event_id, key, version) for (event_id, key), version in decided.ids.items()]
-            self.index.apply(decided.tails, ids, accepted_at_ms=1, checkpoint=decided.next_sequence.to_bytes(8))
+            checkpoint = decided.next_sequence.to_bytes(8)
+            self.index.apply(decided.tails, decided.ids, accepted_at_ms=1, checkpoint=checkpoint)
             self.overlay.applied(decided)
             self.applied.append(batch)
 
@@ -148,8 +164,8 @@ class OverlayAndIndex(RuleBasedStateMachine):
             model = self.replayed()
             assert self.index.tails(KEYS) == [model.tails.get(key, -1) for key in KEYS]
             assert self.sequence_in_the_index() == model.sequence
-            for (key, event_id), version in model.ids.items():
-                assert self.index.accepted_version(event_id, key) == version
+            for (key, event_id), accepted in model.ids.items():
+                assert self.index.accepted(event_id, key) == accepted
 
     def teardown(self) -> None:
         if hasattr(self, "index"):

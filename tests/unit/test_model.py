@@ -189,12 +189,14 @@ def test_in_binary_mode_there_are_no_lists() -> None:
 def test_the_lists_of_a_batch_beyond_the_limit_are_too_large() -> None:
     whole = [UUID(int=number) for number in range(MAX_LIST_EVENTS)]
     full = MAX_LISTED_EVENTS // MAX_LIST_EVENTS
-    drafts = [listed(f"{n}", LIST, whole) for n in range(full)]
-    drafts += [structured("a", FIRST), listed("b", LIST, [FIRST]), binary("c", FIRST, None, b"x")]
+    drafts = [listed(f"{n}", LIST, whole) for n in range(full - 1)]
+    drafts += [structured("a", FIRST), listed("b", LIST, whole[1:]), listed("c", LIST, [FIRST, SECOND])]
+    drafts += [listed("d", LIST, [FIRST]), listed("e", LIST, [FIRST]), binary("f", FIRST, None, b"x")]
     found = stored(*drafts)
     assert {o.reason for o in predict(0, 1, found)} == {""}, "each in an entry of its own"
     batch = [message._replace(message_id=MessageId(1, 0, 0, index)) for index, message in enumerate(found)]
-    assert [o.reason for o in predict(0, 1, batch)] == [""] * (full + 1) + ["too_large", ""]
+    reasons = [o.reason for o in predict(0, 1, batch)]
+    assert reasons == [""] * (full + 1) + ["too_large", "", "too_large", ""], "what has room finds it"
 
 
 def test_each_chunk_has_an_outcome() -> None:
