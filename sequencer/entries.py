@@ -69,6 +69,17 @@ SENDERS_OWN_FIELDS: Final = (
 """Metadata that says how an entry was sent, not what it says: an outcome has its own."""
 
 
+CHUNK_FIELDS: Final = (
+    "uuid",
+    "num_chunks_from_msg",
+    "total_chunk_msg_size",
+    "chunk_id",
+    "compression",
+    "uncompressed_size",
+)
+"""Metadata from which a client would put chunks together."""
+
+
 class Output(NamedTuple):
     """One entry to be sent: metadata without the fields that the producer adds, and the payload as on the wire."""
 
@@ -283,14 +294,31 @@ def _closed(entry: Entry, source: Source, reason: Reason, detail: str, limit: in
     """An entry that stays closed: one outcome for all of it, with its bytes as they were stored."""
     head = _single_metadata(entry.metadata, len(entry.payload))
     clashing = head if any(field.key in OUTCOME_PROPERTIES for field in head.properties) else None
-    plain = source._replace(compression=CompressionType.NONE)
-    return _fitted(Flawed(reason, detail, "", head.SerializeToString(), clashing, entry.payload, plain, -1), limit)
+    kept = source._replace(compression=CompressionType.NONE)
+    if entry.metadata.encryption_keys and entry.metadata.IsInitialized():
+        sealed = _to_decrypt(entry.metadata)
+        kept = source._replace(sealed=sealed)
+        limit += head.ByteSize() - sealed.ByteSize()
+    return _fitted(Flawed(reason, detail, "", head.SerializeToString(), clashing, entry.payload, kept, -1), limit)
+
+
+def _to_decrypt(metadata: MessageMetadata) -> MessageMetadata:
+    """What whoever has the key needs to get at the bytes of a closed entry; to his client they are one message's."""
+    sealed = MessageMetadata()
+    sealed.CopyFrom(metadata)
+    sealed.ClearField("num_messages_in_batch")
+    if sealed.num_chunks_from_msg > 1:
+        # A chunk is a piece of what was compressed, and the others stand elsewhere.
+        for name in CHUNK_FIELDS:
+            sealed.ClearField(name)
+    return sealed
 
 
 def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawed:
     """An encrypted entry: in binary mode a single message can be judged by its properties and travel on unopened."""
     if entry.metadata.HasField("num_messages_in_batch"):
-        return _closed(entry, source, Reason.ENCRYPTED, "the keys of an encrypted batch cannot be seen", limit)
+        detail = f"the keys of an encrypted batch cannot be seen; messages in it: {entry.metadata.num_messages_in_batch}"
+        return _closed(entry, source, Reason.ENCRYPTED, detail, limit)
     single = _single_metadata(entry.metadata, len(entry.payload))
     if all(field.key != "id" for field in single.properties):
         return _closed(entry, source, Reason.ENCRYPTED, "an encrypted event needs its id as a property", limit)

@@ -437,11 +437,6 @@ def without_required_fields() -> Entry:
             single(GOOD[:9], num_chunks_from_msg=3, chunk_id=1, uuid="p-0", total_chunk_msg_size=len(GOOD)),
             Reason.CHUNKED, "", id="chunk-in-the-middle",
         ),
-        pytest.param(encrypted(batch(TWO)), Reason.ENCRYPTED, "batch", id="encrypted-batch"),
-        pytest.param(
-            encrypted(batch([message(b"x", properties=BINARY)])), Reason.ENCRYPTED, "batch", id="encrypted-batch-of-one"
-        ),
-        pytest.param(encrypted(single(GOOD)), Reason.ENCRYPTED, "id as a property", id="encrypted-structured"),
         pytest.param(
             single(GOOD, schema_version=b"v" * (MAX_SCHEMA_VERSION_BYTES + 1)), Reason.MALFORMED, "schema version",
             id="schema-version",
@@ -530,6 +525,68 @@ def test_an_encrypted_message_with_a_bad_version_stays_encrypted() -> None:
     (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
     assert MessageMetadata.FromString(output.metadata).encryption_keys
     assert output.payload == read.payload
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason", "detail", "gone"),
+    [
+        pytest.param(
+            batch(TWO, compression=3),
+            Reason.ENCRYPTED,
+            "the keys of an encrypted batch cannot be seen; messages in it: 2",
+            {"num_messages_in_batch"},
+            id="batch",
+        ),
+        pytest.param(
+            batch([message(b"x", properties=BINARY)]),
+            Reason.ENCRYPTED,
+            "the keys of an encrypted batch cannot be seen; messages in it: 1",
+            {"num_messages_in_batch"},
+            id="batch-of-one",
+        ),
+        pytest.param(
+            single(GOOD, compression=3, event_time=5),
+            Reason.ENCRYPTED,
+            "an encrypted event needs its id as a property",
+            set(),
+            id="structured",
+        ),
+        pytest.param(
+            single(GOOD, compression=3, num_chunks_from_msg=3, chunk_id=1, uuid="p-0", total_chunk_msg_size=9),
+            Reason.CHUNKED,
+            "chunks are judged one by one",
+            {"num_chunks_from_msg", "chunk_id", "uuid", "total_chunk_msg_size", "compression", "uncompressed_size"},
+            id="chunk",
+        ),
+    ],
+)
+def test_an_encrypted_entry_that_stays_closed_can_be_decrypted(
+    entry: Entry, reason: Reason, detail: str, gone: set[str]
+) -> None:
+    """By whoever has the key; to his client its bytes are those of one message, which says why it was rejected."""
+    entry = encrypted(entry)
+    read = flawed(entry)
+    assert (read.reason, read.detail, read.id_text, read.batch_index) == (reason, detail, "", -1)
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    assert (output.payload, output.num_messages) == (entry.payload, 1)
+    sent = MessageMetadata.FromString(output.metadata)
+    assert {field.key: field.value for field in sent.properties}.items() >= {"reason": reason}.items()
+    kept = {field.name for field, _ in entry.metadata.ListFields()} - gone - set(SENDERS_OWN_FIELDS)
+    assert {field.name for field, _ in sent.ListFields()} == kept | {"properties"}
+    assert all(getattr(sent, name) == getattr(entry.metadata, name) for name in kept)
+
+
+def test_the_largest_closed_encrypted_entry() -> None:
+    entry = encrypted(batch(TWO))
+    entry.metadata.encryption_keys[0].value = b"k" * 5000
+    room = MAX_MESSAGE_BYTES - OUTCOME_BYTES - entry.metadata.ByteSize()
+    (output,) = pack([rejection(flawed(entry._replace(payload=b"s" * room)))], MAX_MESSAGE_BYTES)
+    assert len(output.payload) == room
+    assert MAX_MESSAGE_BYTES - OUTCOME_BYTES <= len(output.metadata) + room <= MAX_MESSAGE_BYTES
+    (output,) = pack([rejection(flawed(entry._replace(payload=b"s" * (room + 8))))], MAX_MESSAGE_BYTES)
+    ((metadata, payload),) = opened(output)
+    assert payload == b"", "too large, told in the open"
+    assert {f.key: f.value for f in metadata.properties}["reason"] == Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize("properties_bytes", [0, 3 * MIB])
