@@ -21,8 +21,9 @@ from pathlib import Path
 from random import SystemRandom
 
 from sequencer.broker import EmbeddedBroker
+from tests.faults.brokers import BROKER_SETTINGS
 from tests.faults.schedule import Plan, plan
-from tests.faults.world import BROKER_SETTINGS, BrokerDefect, Figures, run
+from tests.faults.world import BrokerDefect, Figures, run
 
 SEED_LIMIT = 10**9
 DEFAULT_SECONDS = 30.0

@@ -1,92 +1,144 @@
-"""Sequencers that kill themselves at a named point: python -m tests.faults.crash_at
+"""Sequencers that kill themselves at a named point of their life.
 
 A point is `PHASE what number moment`: the phase of the partition's life, what is being asked of the broker or the
 index, which call of that kind in that phase, and when: `before` it, `sent` (asked, not yet answered), `after` it.
-Nothing of this exists in production code: the calls are wrapped here.
+Much of a takeover runs side by side, so the phase is that of the task that asks, not what began last:
 
-The program is a server: it imports everything once, then forks a sequencer for each request, a line of JSON on standard
-input, and answers with a line of JSON when that sequencer is dead.
+    STANDBY   until the grant: the index is opened, a standby's is kept level
+    ACQUIRE   the predecessor is fenced, its transactions are ended
+    RECOVER   the index is brought to the end, the input is subscribed to anew
+    FILL      beside RECOVER: the first transactions are opened and recorded; REFILL: more of them, beside SEQUENCE
+    SEQUENCE  events are judged and committed
+    STOP      after SIGTERM
+
+Nothing of this exists in production code: the calls are wrapped here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import sequencer.partition
 from sequencer.owner import OwnerLog
+from sequencer.pool import TransactionPool
 from sequencer.pulsar.client import Consumer, Coordinator, Producer, PulsarClient
 from sequencer.service import ServiceSettings, run
 from state.index import VersionIndex
 from tests.faults.launcher import hurry
 
-BATCH_MESSAGES = 6
-"""Messages per transaction, so that a few events make several."""
+BATCH_MESSAGES = 2
+"""Messages per transaction, so that a few events make several, and more than a pool holds ready."""
+
+GRANT_WAIT_S = 0.1
+"""Where another one owns the partition anyway: it is not worth while to wait for long before standing by."""
 
 IDLE_S = 0.4
 """A sequencer that asks nothing of anyone for so long has done its work. It gets a SIGTERM, and may crash on that."""
 
-REACHED_WITHIN_S = 15.0
-REAP_POLL_S = 0.005
+LEVEL_S = 0.1
+"""A standby that asks nothing of anyone for so long has followed everything that there is."""
+
 FIRST_CALLS = 3
-"""Of each kind in SEQUENCE, which goes on and on, and in STOP. Of the other phases, every call is a point."""
+"""Of each kind that are points where it is done over and over."""
+
+MOST_CALLS = 16
+"""Of any other kind: a predecessor leaves at least so many transactions."""
+
+OVER_AND_OVER = ("FILL", "REFILL", "SEQUENCE", "STOP")
+AS_MUCH_AS_THERE_IS = ("Consumer.take", "VersionIndex.")
+"""How often depends on how much is to be read, in any phase."""
+
+LEVEL, SEQUENCING, FROZEN = b"L", b"S", b"F"
+"""What a sequencer says of itself."""
+
+_phase: ContextVar[str] = ContextVar("phase", default="STANDBY")
 
 
 class Request(NamedTuple):
-    """What the server is asked for. `point` "" = never crash; `record`: a file for the points that are passed."""
+    """Which sequencer is wanted.
+
+    Attributes:
+        point: where it is to crash; "" = nowhere.
+        record: a file for the points that it passes; "" = none.
+        stays: it goes on when it has nothing to do. Otherwise it is stopped then.
+        stands_by: another one owns the partition.
+        freezes: it does not crash at its point, but stops like a process that gets no time from its host.
+    """
 
     service_url: str
     namespace: str
     partition: int
     index_dir: str
-    point: str
     log: str
+    point: str = ""
     record: str = ""
+    stays: bool = False
+    stands_by: bool = False
+    freezes: bool = False
 
 
 class Crash:
     """Counts the calls, and kills this process at its point."""
 
-    def __init__(self, point: str, record: Path | None) -> None:
-        self.phase = "STANDBY"
-        self._point = point
-        self._record = record
+    def __init__(self, request: Request, voice: int) -> None:
+        """`voice`: the file descriptor on which it says how far it is."""
+        self.follows = self.sequences = False
+        self._stopping = False
+        self._request = request
+        self._voice = voice
         self._calls: Counter[tuple[str, str]] = Counter()
         self._last_call_s = time.monotonic()
 
     def call(self, what: str) -> Callable[[str], None]:
         """One call begins; returns what is to be told its moments."""
-        phase = self.phase
+        phase = "STOP" if self._stopping else _phase.get()
         self._last_call_s = time.monotonic()
         self._calls[phase, what] += 1
         number = self._calls[phase, what]
-        if phase in ("SEQUENCE", "STOP") and number > FIRST_CALLS:
+        if number > (FIRST_CALLS if _is_repeated(phase, what) else MOST_CALLS):
             return lambda moment: None
         return lambda moment: self._at(f"{phase} {what} {number} {moment}")
 
-    def stop_when_idle(self) -> None:
-        """Return when the work is done, with a SIGTERM to this process. In a thread of its own."""
-        while self.phase != "SEQUENCE" or time.monotonic() - self._last_call_s < IDLE_S:
-            time.sleep(IDLE_S / 4)
-        self.phase = "STOP"
+    def watch(self) -> None:
+        """Say how far it is, and stop it when its work is done. In a thread of its own."""
+        told_s = 0.0
+        while True:
+            time.sleep(LEVEL_S / 4)
+            idle_s = time.monotonic() - self._last_call_s
+            if self.sequences:
+                if self._request.stays:
+                    os.write(self._voice, SEQUENCING)
+                    return
+                if idle_s > IDLE_S:
+                    break
+            elif self.follows and idle_s > LEVEL_S and told_s != self._last_call_s:
+                told_s = self._last_call_s
+                os.write(self._voice, LEVEL)
+        self._stopping = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _at(self, point: str) -> None:
-        if point == self._point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._record is not None:
-            with self._record.open("a") as points:
+        if point == self._request.point:
+            if self._request.freezes:
+                os.write(self._voice, FROZEN)
+            os.kill(os.getpid(), signal.SIGSTOP if self._request.freezes else signal.SIGKILL)
+        if self._request.record:
+            with Path(self._request.record).open("a") as points:
                 points.write(point + "\n")
+
+
+def _is_repeated(phase: str, what: str) -> bool:
+    return phase in OVER_AND_OVER or what.startswith(AS_MUCH_AS_THERE_IS)
 
 
 def install(crash: Crash) -> None:
@@ -97,7 +149,7 @@ def install(crash: Crash) -> None:
     for name in ("new_txn", "add_partitions", "add_subscription", "end"):
         _wrap_async(crash, Coordinator, name, _of_coordinator)
     _wrap_async(crash, OwnerLog, "record", _nothing)
-    for name in ("take", "bounds", "close"):
+    for name in ("take", "bounds", "last_message_id", "close"):
         _wrap_async(crash, Consumer, name, _topic_of_self)
     _wrap_future(crash, Producer, "send")
     _wrap_future(crash, Consumer, "ack")
@@ -107,18 +159,33 @@ def install(crash: Crash) -> None:
 
 
 def _phases(crash: Crash) -> None:
-    for name, phase in (("take_over", "ACQUIRE"), ("recover", "RECOVER"), ("sequence", "SEQUENCE")):
-        _enter(crash, name, phase)
+    def follows() -> None:
+        crash.follows = True
+
+    def sequences() -> None:
+        crash.sequences = True
+
+    module = sequencer.partition
+    _enter(module, "keep_level", "STANDBY", follows)
+    _enter(module, "take_over", "ACQUIRE")
+    _enter(module, "_make_ready", "RECOVER")
+    _enter(TransactionPool, "fill", "FILL")
+    _enter(module, "sequence", "SEQUENCE", sequences)
 
 
-def _enter(crash: Crash, name: str, phase: str) -> None:
-    real = getattr(sequencer.partition, name)
+def _enter(owner: Any, name: str, phase: str, entered: Callable[[], None] = lambda: None) -> None:
+    real = getattr(owner, name)
 
-    async def entered(*args: Any, **kwargs: Any) -> Any:
-        crash.phase = phase
-        return await real(*args, **kwargs)
+    async def within(*args: Any, **kwargs: Any) -> Any:
+        entered()
+        # A task takes its phase from the one that started it.
+        token = _phase.set("REFILL" if (phase, _phase.get()) == ("FILL", "SEQUENCE") else phase)
+        try:
+            return await real(*args, **kwargs)
+        finally:
+            _phase.reset(token)
 
-    setattr(sequencer.partition, name, entered)
+    setattr(owner, name, within)
 
 
 def _topic_of_argument(args: Any, kwargs: Any) -> str:
@@ -204,17 +271,18 @@ def _soon(at: Callable[[str], None]) -> None:
     loop.call_soon(lambda: loop.call_soon(at, "sent"))
 
 
-def _become_sequencer(request: Request) -> None:
-    """In the child. Does not return."""
+def become_sequencer(request: Request, voice: int) -> NoReturn:
+    """Be the sequencer that is wanted, in a process that is made for it."""
     os.dup2(os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True)
-    logging.info("--- until %s", request.point or "stopped")
-    crash = Crash(request.point, Path(request.record) if request.record else None)
+    logging.info("--- until %s", request.point or ("killed" if request.stays else "stopped"))
+    crash = Crash(request, voice)
     hurry()
     install(crash)
-    sequencer.partition.BATCH_MESSAGES = BATCH_MESSAGES
-
-    threading.Thread(target=crash.stop_when_idle, daemon=True).start()
+    sequencer.partition.BATCH_MESSAGES = sequencer.partition.FIRST_BATCH_MESSAGES = BATCH_MESSAGES
+    if request.stands_by or request.freezes:
+        sequencer.partition.GRANT_WAIT_S = GRANT_WAIT_S
+    threading.Thread(target=crash.watch, daemon=True).start()
     settings = ServiceSettings(
         service_url=request.service_url,
         namespace=request.namespace,
@@ -227,30 +295,3 @@ def _become_sequencer(request: Request) -> None:
         logging.exception("it ended")
         code = 1
     os._exit(code)
-
-
-def _answer(request: Request) -> dict[str, object]:
-    """Fork a sequencer, wait for its end, and say how it came."""
-    began_s = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        _become_sequencer(request)
-    while time.monotonic() - began_s < REACHED_WITHIN_S:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return {"code": code, "crashed": code == -signal.SIGKILL, "took_s": time.monotonic() - began_s}
-        time.sleep(REAP_POLL_S)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return {"code": None, "crashed": False, "took_s": REACHED_WITHIN_S}
-
-
-def serve() -> None:
-    """Answer requests until standard input ends."""
-    for line in sys.stdin:
-        print(json.dumps(_answer(Request(*json.loads(line)))), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -29,6 +29,8 @@ CONNECT_LIMIT_S = 5.0
 CALL_LIMIT_S = 10.0
 GONE = (ConnectionError, OSError, asyncio.IncompleteReadError, TimeoutError)
 
+Watch = Callable[[int, BaseCommand], object]
+
 
 class Way(Enum):
     """A direction."""
@@ -62,7 +64,7 @@ class _Pair:
                 writer.transport.abort()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Link:
     port: int = 0
     pairs: set[_Pair] = field(default_factory=set)
@@ -79,8 +81,10 @@ class FaultProxy:
         effects: what really happened to connections and frames, counted.
     """
 
-    def __init__(self, broker_port: int, links: int) -> None:
+    def __init__(self, broker_port: int, links: int, watch: Watch | None = None) -> None:
+        """`watch` is told of every command that is passed on, with its link, in the proxy's thread."""
         self.effects: Counter[str] = Counter()
+        self._watch = watch
         self._broker_port = broker_port
         self._links = [_Link() for _ in range(links)]
         self._loop = asyncio.new_event_loop()
@@ -275,5 +279,7 @@ class FaultProxy:
             frame = encode_command(command)
         if pair.keeps_client or pair.keeps_broker:
             return
+        if self._watch is not None:
+            self._watch(self._links.index(link), command)
         sink.write(frame)
         await sink.drain()

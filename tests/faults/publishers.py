@@ -27,10 +27,12 @@ class Publisher:
         resubmitted: events that were sent again under their ids.
     """
 
-    def __init__(self, client: Any, topic: str, name: str, seed: str) -> None:
+    def __init__(self, client: Any, topic: str, name: str, seed: str, *, lists: float = 0.0) -> None:
+        """`lists`: the share of what it submits that are lists of events."""
         self.receipts: list[str] = []
         self.resubmitted = 0
         self._name = name
+        self._lists = lists
         self._random = Random(f"{seed}/{name}")
         self._batched = self._random.random() < 0.7
         self._pause_s = self._random.choice([0.05, 0.1, 0.3])
@@ -78,6 +80,7 @@ class Publisher:
             self._random.getrandbits(64),
             aggregates=WORKLOAD_AGGREGATES,
             conflicts=WORKLOAD_CONFLICTS,
+            lists=self._lists,
             prefix=f"{self._name}-{generation}-",
         )
 
