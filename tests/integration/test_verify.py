@@ -7,7 +7,7 @@ there. Each has a partition of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -20,9 +20,10 @@ from sequencer.names import Topics, index_directory
 from sequencer.recovery import Checkpoint
 from state.index import VersionIndex
 from tests.conftest import make_namespace
+from tests.publishing import listed
 from tests.sequencer_process import init, sequencer
 
-PARTITIONS = 14
+PARTITIONS = 15
 SPACE = UUID(int=7)
 
 
@@ -41,26 +42,42 @@ class Planted:
     def submit(self, key: str, name: str, expected: int | None = None, **more: str) -> str:
         """One submission, which expects a version or none; returns its message id."""
         versions = {} if expected is None else {"version": str(expected)}
-        return self._send(self.topics.submitted_partition(self.number), key, id_of(name), versions | more)
+        return self._send(self.topics.submitted_partition(self.number), key, {"id": id_of(name)} | versions | more)
+
+    def submit_list(self, key: str, names: Sequence[str], expected: int | None = None) -> str:
+        """One submission of several events; returns its message id."""
+        draft = listed(key, id_of(" ".join(names)), map(id_of, names), expected)
+        return self._send(self.topics.submitted_partition(self.number), key, {}, draft.payload or b"")
 
     def event(self, key: str, name: str, submission: str, version: int, sequence: int | None = None) -> str:
         """One event, as if this submission had been accepted; returns its message id."""
         sequence = self.sequence if sequence is None else sequence
         self.sequence = sequence + 1
-        properties = {"version": str(version), "sequence": str(sequence), "submission": submission}
-        self.last_event = self._send(self.topics.events_partition(self.number), key, id_of(name), properties)
+        numbers = {"version": str(version), "sequence": str(sequence)}
+        properties = {"id": id_of(name), **numbers, "submission": submission}
+        self.last_event = self._send(self.topics.events_partition(self.number), key, properties)
         return self.last_event
 
     def rejection(self, key: str, name: str, submission: str, reason: str, **versions: int) -> str:
         """One rejected event; returns its message id."""
-        properties = {"reason": reason, "submission": submission} | {name: str(v) for name, v in versions.items()}
-        return self._send(self.topics.rejected_partition(self.number), key, id_of(name), properties)
+        numbers = {name: str(version) for name, version in versions.items()}
+        properties = {"id": id_of(name), "reason": reason, "submission": submission, **numbers}
+        return self._send(self.topics.rejected_partition(self.number), key, properties)
 
     def accept(self, key: str, name: str, expected: int | None = None, **more: str) -> tuple[str, str]:
         """A submission and its event, everything right; returns both message ids."""
         submission = self.submit(key, name, expected, **more)
+        return submission, self.next_event(key, name, submission)
+
+    def accept_list(self, key: str, names: Sequence[str], expected: int | None = None) -> list[str]:
+        """A list and its events, everything right; returns all message ids, the submission's first."""
+        submission = self.submit_list(key, names, expected)
+        return [submission, *(self.next_event(key, name, submission) for name in names)]
+
+    def next_event(self, key: str, name: str, submission: str) -> str:
+        """One event, of a list say, with the version that is due."""
         version = self._tails[key] = self._tails.get(key, -1) + 1
-        return submission, self.event(key, name, submission, version)
+        return self.event(key, name, submission, version)
 
     def fill(self) -> None:
         """Something of everything, everything right."""
@@ -72,6 +89,9 @@ class Planted:
         again = self.submit(self.key("filler"), "filler-1")
         versions = {"current_version": 2, "accepted_version": 1}
         self.rejection(self.key("filler"), "filler-1", again, "duplicate", **versions)
+        self.accept_list(self.key("filler"), ["listed-0", "listed-1"], 2)
+        half = self.submit_list(self.key("filler"), ["listed-1", "listed-2"])
+        self.rejection(self.key("filler"), "listed-1 listed-2", half, "conflicting_ids", current_version=4)
 
     def key(self, name: str) -> str:
         """An aggregate of this partition alone."""
@@ -89,18 +109,18 @@ class Planted:
                 consumer.acknowledge(message)
         consumer.close()
 
-    def _send(self, topic: str, key: str, event_id: UUID, properties: dict[str, str]) -> str:
+    def _send(self, topic: str, key: str, properties: dict[str, str], content: bytes = b"content") -> str:
         if topic not in self._producers:
             self._producers[topic] = self._client.create_producer(topic, batching_enabled=False)
-        sent = self._producers[topic].send(b"content", {"id": str(event_id), **properties}, partition_key=key)
+        sent = self._producers[topic].send(content, properties, partition_key=key)
         return self._text(sent)
 
     def _text(self, message_id: Any) -> str:
         return f"{message_id.ledger_id()}:{message_id.entry_id()}:{self.number}:-1"
 
 
-def id_of(name: str) -> UUID:
-    return uuid5(SPACE, name)
+def id_of(name: str) -> str:
+    return str(uuid5(SPACE, name))
 
 
 # --- the faults: each returns the message ids that must be named ---
@@ -117,13 +137,28 @@ def sequence_gap(here: Planted) -> set[str]:
     return {here.event(here.key("a"), "a0", submission, 0, sequence=here.sequence + 1)}
 
 
-def outcome_lost(here: Planted) -> set[str]:
-    return {here.submit(here.key("a"), "a0")}
+def outcomes_lost(here: Planted) -> set[str]:
+    """All of one, and of a list one event."""
+    submission = here.submit_list(here.key("c"), ["c0", "c1", "c2"])
+    parts = {here.next_event(here.key("c"), name, submission) for name in ("c0", "c2")}
+    return {here.submit(here.key("a"), "a0"), submission, *parts}
 
 
 def two_outcomes(here: Planted) -> set[str]:
     submission, _ = here.accept(here.key("a"), "a0")
     return {submission, here.rejection(here.key("a"), "a0", submission, "malformed")}
+
+
+def lists_torn(here: Planted) -> set[str]:
+    """One by another event, one by a rejection, one by itself."""
+    interrupted = here.submit_list(here.key("a"), ["a0", "a1"])
+    named = {interrupted, here.next_event(here.key("a"), "a0", interrupted)}
+    here.accept(here.key("b"), "between")
+    named.add(here.next_event(here.key("a"), "a1", interrupted))
+    rejected, *events = here.accept_list(here.key("c"), ["c0", "c1"])
+    named |= {rejected, *events, here.rejection(here.key("c"), "c0 c1", rejected, "malformed")}
+    turned = here.submit_list(here.key("d"), ["d0", "d1"])
+    return named | {turned, *(here.next_event(here.key("d"), name, turned) for name in ("d1", "d0"))}
 
 
 def outcome_of_another(here: Planted) -> set[str]:
@@ -146,9 +181,11 @@ def rejected_without_reason(here: Planted) -> set[str]:
 
 
 def accepted_twice(here: Planted) -> set[str]:
+    """A single event, and the last one of a list, which its expected version does not excuse."""
     _, first = here.accept(here.key("a"), "a0")
     _, second = here.accept(here.key("a"), "a0")
-    return {first, second}
+    *_, third = here.accept_list(here.key("a"), ["a1", "a0"], 1)
+    return {first, second, third}
 
 
 def out_of_order(here: Planted) -> set[str]:
@@ -157,16 +194,17 @@ def out_of_order(here: Planted) -> set[str]:
     return {second, too_early, here.event(here.key("a"), "a0", first, 1)}
 
 
-FAULTS: list[tuple[str, Callable[[Planted], set[str]]]] = [
-    ("I1", version_gap),
-    ("I2", sequence_gap),
-    ("I3", outcome_lost),
-    ("I3", two_outcomes),
-    ("I3", outcome_of_another),
-    ("I4", accepted_in_conflict),
-    ("I4", rejected_without_reason),
-    ("I6", accepted_twice),
-    ("I7", out_of_order),
+FAULTS: list[tuple[str, int, Callable[[Planted], set[str]]]] = [
+    ("I1", 1, version_gap),
+    ("I2", 1, sequence_gap),
+    ("I3", 2, outcomes_lost),
+    ("I3", 1, two_outcomes),
+    ("I3", 3, lists_torn),
+    ("I3", 1, outcome_of_another),
+    ("I4", 1, accepted_in_conflict),
+    ("I4", 1, rejected_without_reason),
+    ("I6", 2, accepted_twice),
+    ("I7", 1, out_of_order),
 ]
 CLEAN, UNACKNOWLEDGED, INDEXED, SOURCE = range(len(FAULTS), len(FAULTS) + 4)
 
@@ -202,7 +240,7 @@ def named(found: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "invariant", "fault"), [pytest.param(n, *f, id=f[1].__name__) for n, f in enumerate(FAULTS)]
+    ("number", "invariant", "count", "fault"), [pytest.param(n, *f, id=f[2].__name__) for n, f in enumerate(FAULTS)]
 )
 def test_a_planted_fault_is_reported_and_nothing_else(
     broker: EmbeddedBroker,
@@ -210,6 +248,7 @@ def test_a_planted_fault_is_reported_and_nothing_else(
     plant: Callable[[int], Planted],
     number: int,
     invariant: str,
+    count: int,
     fault: Callable[[Planted], set[str]],
 ) -> None:
     here = plant(number)
@@ -218,7 +257,7 @@ def test_a_planted_fault_is_reported_and_nothing_else(
     here.accept(here.key("b"), "b0")
     here.acknowledge()
     found = verified(broker, topics, "--partitions", str(number), code=4)
-    assert violations(found) == {invariant: 1}
+    assert violations(found) == {invariant: count}
     assert wrong <= named(found)
 
 
@@ -231,7 +270,7 @@ def test_without_a_fault_nothing_is_reported(
     here.submit(here.key("a"), "waits for its outcome")
     found = verified(broker, topics, "--partitions", str(CLEAN), code=0)
     assert {line["name"]: line["checked"] for line in found["invariants"]} == {
-        "I1": 3, "I2": 3, "I3": 5, "I4": 4, "I5": 0, "I6": 4, "I7": 5
+        "I1": 5, "I2": 5, "I3": 7, "I4": 5, "I5": 0, "I6": 8, "I7": 7
     }  # fmt: skip
     assert found["pending"] == 1
     assert found["before_retention"] == 0
@@ -263,9 +302,9 @@ def test_an_index_that_is_not_what_the_events_say(
     here.acknowledge()
     directory = index_directory(tmp_path, topics.namespace, INDEXED)
     ledger, entry, _, _ = known.split(":")
-    checkpoint = Checkpoint(int(ledger), int(entry), 4).to_bytes()
+    checkpoint = Checkpoint(int(ledger), int(entry), 6).to_bytes()
     with VersionIndex.open(directory, identity=topics.events_partition(INDEXED)) as index:
-        index.apply({here.key("filler"): 2, here.key("a"): 0}, {}, accepted_at_ms=1, checkpoint=checkpoint)
+        index.apply({here.key("filler"): 4, here.key("a"): 0}, {}, accepted_at_ms=1, checkpoint=checkpoint)
     options = "--partitions", str(INDEXED), "--index-dir", str(tmp_path)
     here.accept(here.key("a"), "a1")
     here.acknowledge()
