@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, cast, overload
 
-from sequencer.client_answer import Reply
+from sequencer.client_answer import is_in
 from sequencer.client_appender import Append, Appender
 from sequencer.client_errors import OutcomeUnknown, Rejected, SequenceGap, Undecodable, WrongExpectedVersion
 from sequencer.client_lives import pulsar_client
@@ -42,6 +42,7 @@ from sequencer.client_values import (
 )
 from sequencer.event import Reason, canonical_partition
 from sequencer.names import DEFAULT_NAMESPACE, Topics
+from sequencer.reply import Reply
 from sequencer.topics import partition_count
 
 __all__ = [
@@ -239,7 +240,7 @@ def _several(events: T | NewEvent[T] | Sequence[T | NewEvent[T]]) -> list[NewEve
 
 def _outcome(key: str, reply: Reply) -> Appended:
     """What an append returns, or raises, for the final reply."""
-    if reply.is_in:
+    if is_in(reply):
         assert reply.versions is not None
         assert reply.sequence is not None
         first, last = reply.versions
@@ -248,4 +249,4 @@ def _outcome(key: str, reply: Reply) -> Appended:
         assert reply.expected_version is not None
         assert reply.current_version is not None
         raise WrongExpectedVersion(key, reply.expected_version, reply.current_version)
-    raise Rejected(key, reply.reason, reply.detail)
+    raise Rejected(key, reply.reason or "", reply.detail or "")

@@ -17,14 +17,13 @@ A reply is told from replies to other appends of the same id by its position: it
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from sequencer.event import Reason
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry, MessageId
+from sequencer.reply import Reply, decode_reply
 
 MAX_REPLY_ENTRY_BYTES = 32 * 1024 * 1024
 """Largest entry of replies that is opened."""
@@ -34,26 +33,9 @@ MAX_REPLIES_KEPT = 16
 in its time; a stranger may send any number."""
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
-    """What the sequencer says about one submission, once its outcome is durable."""
-
-    id: str
-    outcome: Literal["accepted", "duplicate", "rejected"]
-    submission: str
-    versions: tuple[int, int] | None = None
-    sequence: int | None = None
-    reason: str = ""
-    detail: str = ""
-    expected_version: int | None = None
-    current_version: int | None = None
-
-    @property
-    def is_in(self) -> bool:
-        """Whether the events are in the log, by this submission or by an earlier one."""
-        return self.outcome != "rejected"
-
-
-_decode = msgspec.json.Decoder(Reply).decode
+def is_in(reply: Reply) -> bool:
+    """Whether the events are in the log, by the submission that the reply speaks of or by an earlier one."""
+    return reply.outcome != "rejected"
 
 
 def read_replies(entry: Entry) -> list[Reply]:
@@ -73,15 +55,15 @@ def read_replies(entry: Entry) -> list[Reply]:
 
 def _read(payload: bytes) -> Reply | None:
     try:
-        reply = _decode(payload)
+        reply = decode_reply(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if reply.is_in:
+    if is_in(reply):
         complete = reply.versions is not None and reply.sequence is not None
     elif reply.reason == Reason.WRONG_EXPECTED_VERSION:
         complete = reply.expected_version is not None and reply.current_version is not None
     else:
-        complete = reply.reason != ""
+        complete = reply.reason is not None
     return reply if complete else None
 
 
@@ -120,6 +102,6 @@ class Attempts:
         for position in self._positions:
             if position is not None:
                 reply = self._replies.get(position)
-                if reply is not None and (reply.is_in or position == self._positions[-1]):
+                if reply is not None and (is_in(reply) or position == self._positions[-1]):
                     return reply
         return None

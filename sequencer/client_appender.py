@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
-from sequencer.client_answer import Attempts, Reply, read_replies
+from sequencer.client_answer import Attempts, read_replies
 from sequencer.client_errors import OutcomeUnknown
 from sequencer.client_lane import Lane
 from sequencer.client_lives import Lives, pulsar_client
@@ -26,6 +26,7 @@ from sequencer.names import Topics
 from sequencer.pulsar.client import LATEST, Consumer, Producer, PulsarClient
 from sequencer.pulsar.errors import ServerError, ServerRefused
 from sequencer.pulsar.frames import MessageId
+from sequencer.reply import Reply
 
 MAX_ENTRIES_UNDER_WAY = 2
 """Entries of one partition that wait for their receipts. What is appended meanwhile goes out together in the next."""
