@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from bench import recovery, restart, takeover, throughput, verify
+from bench import append, recovery, restart, takeover, throughput, verify
 from bench.numbered import Numbered
 from bench.report import hand_over, progress_bar, spreads
 from bench.workload import Workload
@@ -84,6 +84,33 @@ def throughput_command(
         measured = throughput.measure(workload, broker, runs=runs, directory=directory, progress=progress)
     title = f"throughput, {runs} runs of {events:,} events"
     hand_over("throughput", title, asdict(workload), throughput.summary(measured), json_file)
+
+
+@bench.command("append")
+@click.option("--round-trips", type=click.IntRange(10), default=500, show_default=True, help="One after the other.")
+@click.option("--at-once", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
+@click.option("--appends", type=click.IntRange(100), default=50_000, show_default=True, help="With so many at once.")
+@click.option("--events", type=click.IntRange(1_000), default=600_000, show_default=True, help="To ask replies for.")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
+@_common
+def append_command(
+    round_trips: int,
+    at_once: int,
+    appends: int,
+    events: int,
+    runs: int,
+    full_compiler: bool,
+    json_file: Path | None,
+) -> None:
+    """How long an append takes, how many one process gets through, and what replies cost the sequencer.
+
+    \b
+    Example:  python -m bench append --runs 1 --appends 10000 --events 100000
+    """
+    plan = append.Plan(round_trips, at_once, appends, Workload(events), runs)
+    with _stage(full_compiler) as (directory, broker, progress):
+        figures = append.measure(plan, broker, directory=directory, progress=progress)
+    hand_over("append", f"append, {runs} runs", asdict(plan), figures, json_file)
 
 
 @bench.command("takeover")

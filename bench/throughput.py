@@ -48,12 +48,13 @@ def measure(workload: Workload, broker: EmbeddedBroker, *, runs: int, directory:
     for number in range(runs + 1):
         topics = make_topics(broker, f"throughput-{number}")
         (directory / str(number)).mkdir()
-        results.append(asyncio.run(_run(broker, topics, workload, directory / str(number))))
+        results.append(asyncio.run(run_once(broker, topics, workload, directory / str(number))))
         progress.advance(task)
     return results[1:]
 
 
-async def _run(broker: EmbeddedBroker, topics: Topics, workload: Workload, directory: Path) -> Run:
+async def run_once(broker: EmbeddedBroker, topics: Topics, workload: Workload, directory: Path) -> Run:
+    """One run on topics that are empty; `directory` is for the index and the log."""
     async with PulsarClient(broker.service_url) as client:
         producer = await client.producer(topics.submitted_partition(0))
         await load(producer, workload)

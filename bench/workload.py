@@ -6,10 +6,11 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sequencer.entries import Output
+from sequencer.event import REPLY_TO
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.client import Producer
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
@@ -31,6 +32,12 @@ class Workload:
     conflict_percent: int = 0
     batch_messages: int = 500
     """Events per submitted batch."""
+    reply_to: str = ""
+    """The topic on which every event asks for a reply; empty where none does."""
+
+    def asking(self, reply_to: str) -> Workload:
+        """The same, with replies."""
+        return replace(self, reply_to=reply_to)
 
     @property
     def conflicts(self) -> int:
@@ -65,6 +72,8 @@ class Workload:
         head = f'{{"id":"{uuid.uuid4()}","version":{expected},"data":{{"note":"'
         payload = (head + "x" * max(0, self.event_bytes - len(head) - 3) + '"}}').encode()
         single = SingleMessageMetadata(partition_key=key, payload_size=len(payload))
+        if self.reply_to:
+            single.properties.add(key=REPLY_TO, value=self.reply_to)
         return single.SerializeToString(), payload
 
 

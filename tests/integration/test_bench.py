@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
-from bench import recovery, takeover, throughput
+from bench import append, recovery, takeover, throughput
 from bench.numbered import Numbered
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
@@ -80,3 +80,10 @@ def test_verify(tmp_path: Path) -> None:
     small = ("--events", "20000", "--aggregates", "400", "--partitions", "2")
     figures = command(tmp_path / "out.json", "verify", *small)
     assert set(figures) == {"wall_s", "cpu_s", "peak_memory_mib", "peak_disk_mib"}
+
+
+def test_append(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    plan = append.Plan(round_trips=20, at_once=10, appends=200, replies_of=Workload(2000, aggregates=100), runs=1)
+    figures = append.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
+    assert all(figures[name]["median"] > 0 for name in ("append_ms", "visible_ms", "appends_per_s"))
+    assert figures["with_to_without_replies"]["median"] > 0

@@ -1,0 +1,223 @@
+"""Appends: how long one takes, how many one process gets through, and what replies cost the sequencer.
+
+Three parts on one broker:
+
+- round trips: one after the other, at low load, an append, and then a plain publish until its event is visible, on the
+  same topics, in turns. The second is the least that any answer can take.
+- many at once: so many tasks of one process, each appending to an aggregate of its own, the next when the last is
+  answered.
+- replies: the throughput benchmark without and with a reply asked for every event, in turns, and somebody reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import Progress, TaskID
+
+from bench.report import Spread, spreads
+from bench.sequencer_process import SEQUENCING, SequencerProcess
+from bench.setting import make_topics
+from bench.throughput import run_once
+from bench.workload import Workload, batch
+from sequencer.broker import EmbeddedBroker
+from sequencer.client import NO_AGGREGATE, EventStore
+from sequencer.entries import read_events
+from sequencer.names import Topics
+from sequencer.pulsar.client import LATEST, Consumer, Producer, PulsarClient
+from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
+
+WARM_UP_APPENDS = 200
+REPLIES_TAKE_MESSAGES = 20_000
+REPLIES_TAKE_BYTES = 16 * 1024 * 1024
+REPLY_WINDOW_MESSAGES = 1_000_000
+"""The broker drops what a reader of a non-persistent topic has no room for; this one is to see everything."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    round_trips: int
+    """Of each kind, per run."""
+    at_once: int
+    """Appends that are under way at the same time."""
+    appends: int
+    """Appends of one run with so many at once."""
+    replies_of: Workload
+    """The load of which every event asks for a reply."""
+    runs: int
+
+
+Figures = dict[str, float]
+
+
+def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Progress) -> dict[str, Spread]:
+    """All figures: times in milliseconds, rates per second."""
+    task = progress.add_task("append", total=plan.runs * 4 + 1)
+    topics = make_topics(broker, "append")
+    runs = asyncio.run(_appends(plan, broker, topics, directory, progress, task))
+    for number in range(plan.runs + 1):
+        figures = {}
+        for kind in ("without", "with") if number else ("without",):
+            figures[kind] = _throughput(plan.replies_of, broker, directory / f"replies-{number}-{kind}", kind == "with")
+            progress.advance(task)
+        if number:  # the first one only warms the broker's Java up
+            runs[number - 1] |= {
+                "events_per_s_without_replies": round(figures["without"]),
+                "events_per_s_with_replies": round(figures["with"]),
+                "with_to_without_replies": round(figures["with"] / figures["without"], 3),
+            }
+    return spreads(runs)
+
+
+# --- appends ---
+
+
+async def _appends(
+    plan: Plan, broker: EmbeddedBroker, topics: Topics, directory: Path, progress: Progress, task: TaskID
+) -> list[Figures]:
+    sequencer = SequencerProcess(broker, topics.namespace, directory / "index", directory / "sequencer.log")
+    runs: list[Figures] = []
+    try:
+        sequencer.await_line(SEQUENCING)
+        async with EventStore(service_url=broker.service_url, namespace=topics.namespace) as store:
+            async with _publisher(broker, topics) as publisher:
+                await _in_turns(store, publisher, WARM_UP_APPENDS, "warm-up")
+                for run in range(plan.runs):
+                    runs.append(await _in_turns(store, publisher, plan.round_trips, f"trip-{run}"))
+                    progress.advance(task)
+            for run in range(plan.runs):
+                runs[run] |= await _many(store, plan, f"many-{run}")
+                progress.advance(task)
+        sequencer.stop()
+    finally:
+        sequencer.end()
+    return runs
+
+
+class _Publisher(NamedTuple):
+    """Somebody who publishes and looks at `events`."""
+
+    producer: Producer
+    events: Consumer
+
+
+@contextlib.asynccontextmanager
+async def _publisher(broker: EmbeddedBroker, topics: Topics) -> AsyncIterator[_Publisher]:
+    async with PulsarClient(broker.service_url) as client:
+        producer = await client.producer(topics.submitted_partition(0))
+        events = await client.reader(topics.events_partition(0), start=LATEST)
+        events.start()
+        yield _Publisher(producer, events)
+
+
+async def _in_turns(store: EventStore[object], publisher: _Publisher, count: int, name: str) -> Figures:
+    """One after the other: an append, then a publish until its event is visible."""
+    appends, publishes = [], []
+    for number in range(count):
+        began_s = time.perf_counter()
+        await store.append(f"{name}-{number}", {"note": "x" * 80}, NO_AGGREGATE)
+        appends.append((time.perf_counter() - began_s) * 1000)
+        await _visible(publisher.events, f"{name}-{number}")
+        message = _message(f"{name}-plain-{number}", number)
+        began_s = time.perf_counter()
+        publisher.producer.send(*batch([message]))
+        await _visible(publisher.events, f"{name}-plain-{number}")
+        publishes.append((time.perf_counter() - began_s) * 1000)
+    append, publish = sorted(appends), sorted(publishes)
+    return {
+        "append_ms": round(append[count // 2], 2),
+        "append_p99_ms": round(append[count * 99 // 100], 2),
+        "visible_ms": round(publish[count // 2], 2),
+        "visible_p99_ms": round(publish[count * 99 // 100], 2),
+        "append_to_visible": round(append[count // 2] / publish[count // 2], 3),
+    }
+
+
+async def _visible(events: Consumer, key: str) -> None:
+    """Return when the event of this aggregate has been delivered."""
+    while True:
+        for entry in await events.take(max_messages=1_000, max_bytes=1024 * 1024):
+            if any(event.key == key for event in read_events(entry)):
+                return
+
+
+def _message(key: str, number: int) -> tuple[bytes, bytes]:
+    payload = b'{"id":"00000000-0000-4000-8000-%012x","version":-1,"data":{"note":"%b"}}' % (number, b"x" * 80)
+    return SingleMessageMetadata(partition_key=key, payload_size=len(payload)).SerializeToString(), payload
+
+
+async def _many(store: EventStore[object], plan: Plan, name: str) -> Figures:
+    """So many tasks, each with an aggregate of its own, whose version it knows."""
+    left = iter(range(plan.appends))
+    took: list[float] = []
+
+    async def work(key: str) -> None:
+        version = NO_AGGREGATE
+        for _ in left:
+            began_s = time.perf_counter()
+            version = (await store.append(key, {"note": "x" * 80}, version)).last_version
+            took.append((time.perf_counter() - began_s) * 1000)
+
+    cpu_s, began_s = _cpu_s(), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(plan.at_once):
+            group.create_task(work(f"{name}-{number}"))
+    seconds = time.perf_counter() - began_s
+    took.sort()
+    return {
+        "appends_per_s": round(plan.appends / seconds),
+        "append_at_once_ms": round(took[len(took) // 2], 1),
+        "append_at_once_p99_ms": round(took[len(took) * 99 // 100], 1),
+        "client_cpu_us_per_append": round((_cpu_s() - cpu_s) / plan.appends * 1e6, 1),
+    }
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+# --- what replies cost ---
+
+
+def _throughput(workload: Workload, broker: EmbeddedBroker, directory: Path, replies: bool) -> float:
+    directory.mkdir()
+    topics = make_topics(broker, directory.name)
+    return asyncio.run(_events_per_s(workload, broker, topics, directory, replies))
+
+
+async def _events_per_s(
+    workload: Workload, broker: EmbeddedBroker, topics: Topics, directory: Path, replies: bool
+) -> float:
+    async with PulsarClient(broker.service_url) as client:
+        if not replies:
+            run = await run_once(broker, topics, workload, directory)
+            return run.events / run.seconds
+        reply_topic = topics.reply_topic("bench")
+        reader = await client.reader(reply_topic, start=LATEST, window_messages=REPLY_WINDOW_MESSAGES)
+        reading = asyncio.create_task(_count(reader))
+        run = await run_once(broker, topics, workload.asking(reply_topic), directory)
+        reading.cancel()
+        seen = await reading
+        if seen < workload.events * 0.99:
+            raise RuntimeError(f"{seen} replies to {workload.events} events")
+        return run.events / run.seconds
+
+
+async def _count(reader: Consumer) -> int:
+    """Read until cancelled; how many messages there were."""
+    seen = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            entries = await reader.take(max_messages=REPLIES_TAKE_MESSAGES, max_bytes=REPLIES_TAKE_BYTES)
+            seen += sum(entry.metadata.num_messages_in_batch for entry in entries)
+    return seen
