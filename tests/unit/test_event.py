@@ -25,6 +25,7 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
+from tests.hashed_keys import HASHED_KEYS
 from tests.submitted import ID, KEY, properties_of, structured
 
 ID_BYTES = bytes.fromhex(ID.replace("-", ""))
@@ -254,6 +255,27 @@ def test_canonical_partition_is_javas_hash(key: str, java_hash: int) -> None:
     assert canonical_partition(key, 2**31) == java_hash & 0x7FFFFFFF, "the hash itself"
     for partitions in (1, 2, 3, 8, 1000):
         assert canonical_partition(key, partitions) == (java_hash & 0x7FFFFFFF) % partitions
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3, 4, 7, 64, 1000])
+def test_1000_keys_as_the_java_client_hashes_them(partitions: int) -> None:
+    assert len({hashed.key for hashed in HASHED_KEYS}) == 1000
+    for hashed in HASHED_KEYS:
+        assert canonical_partition(hashed.key, partitions) == hashed.java_partition(partitions)
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 4, 64, 1024])
+def test_the_go_client_agrees_on_ascii_where_the_partitions_are_a_power_of_two(partitions: int) -> None:
+    for hashed in HASHED_KEYS:
+        if hashed.key.isascii():
+            assert canonical_partition(hashed.key, partitions) == hashed.go_partition(partitions)
+
+
+def test_the_go_client_does_not_agree_on_everything() -> None:
+    """As it is documented, and why a Go publisher's messages may be forwarded."""
+    elsewhere = {n: {h.key for h in HASHED_KEYS if h.go_partition(n) != h.java_partition(n)} for n in (4, 7)}
+    assert len([key for key in elsewhere[4] if not key.isascii()]) == len(elsewhere[4]) == 357
+    assert len([key for key in elsewhere[7] if key.isascii()]) == 238
 
 
 # --- properties of outcomes ---
