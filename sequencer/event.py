@@ -329,7 +329,7 @@ def canonical_partition(key: str, partitions: int) -> int:
     """The partition that a key belongs to: Java's String.hashCode, made non-negative, modulo the partition count.
 
     It is what the Java client does by default (JavaStringHash), and the Go client with ASCII keys and 2, 4, 8, ...
-    partitions. Java hashes UTF-16 units, so a character beyond the Basic Multilingual Plane counts as its two surrogates.
+    partitions. Java hashes UTF-16 units, so a character beyond the Basic Multilingual Plane counts as its surrogates.
     """
     units: Sequence[int]
     if key.isascii():
