@@ -36,6 +36,15 @@ LIST_SIZES = (1, 1, 1, 1, 2, 3, 5)
 IMPATIENT_S = (0.02, 0.2, 1.0, 3.0)
 """Limits that are sometimes too short for an answer."""
 
+SETTLES = 0.2
+"""Chance of asking for something again that is unknown, where there is any."""
+REPEATS = 0.03
+"""Chance of asking for something again that is in."""
+ABANDONS = 0.02
+"""Chance of giving up an append by cancelling it."""
+IMPATIENT = 0.1
+"""Chance of a limit of IMPATIENT_S."""
+
 READY = "appending"
 
 
@@ -114,10 +123,10 @@ class Client:
     async def _work(self, keys: list[str], random: Random) -> None:
         while not await self._stopped_within(random.expovariate(1 / self._orders.pause_s)):
             wanted = self._next(keys, random)
-            if random.random() < 0.02:
+            if random.random() < ABANDONS:
                 await self._abandon(wanted, random.choice(IMPATIENT_S))
             else:
-                impatient = random.random() < 0.1
+                impatient = random.random() < IMPATIENT
                 await self._append(wanted, random.choice(IMPATIENT_S) if impatient else SETTLED_WITHIN_S)
 
     async def _stopped_within(self, seconds: float) -> bool:
@@ -128,14 +137,15 @@ class Client:
         return True
 
     def _next(self, keys: list[str], random: Random) -> Wanted:
-        chance = random.random()
-        if self._unsettled and chance < 0.3:
+        if self._unsettled and random.random() < SETTLES:
             return self._unsettled.pop(random.randrange(len(self._unsettled)))
-        if self._done and chance < 0.33:
+        if self._done and random.random() < REPEATS:
             return random.choice(self._done)
         key = random.choice(keys)
         tail = self._tails.get(key, NO_AGGREGATE)
-        expected = random.choice([None, tail, tail, tail, tail, max(NO_AGGREGATE, tail - 1), tail + 1, NO_AGGREGATE])
+        expected = random.choice(
+            [None, None, tail, tail, tail, tail, tail, max(NO_AGGREGATE, tail - 1), tail + 1, NO_AGGREGATE]
+        )
         ids = tuple(str(uuid.UUID(int=random.getrandbits(128))) for _ in range(random.choice(LIST_SIZES)))
         return Wanted(key, ids, expected)
 
