@@ -32,7 +32,7 @@ MAX_REPLY_TOPICS = 1_000
 """Reply topics that one process knows; beyond it the one that has not been used for longest is closed."""
 
 MAX_OPENING = 32
-"""Reply topics that are being opened at one time; replies to further ones are dropped meanwhile."""
+"""Reply topics that the broker is asked to open at one time; after a takeover all that are in use are opened anew."""
 
 MAX_WAITING_REPLIES = 10_000
 """Replies that wait for one topic to be opened."""
@@ -96,6 +96,7 @@ class Replies:
         self._client: PulsarClient | None = None
         self._channels: OrderedDict[str, _Channel] = OrderedDict()  # the one used last at the end
         self._opening = 0
+        self._turns = asyncio.Semaphore(MAX_OPENING)
         self._waiting_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -196,13 +197,13 @@ class Replies:
         """Begin to open a topic. Returns why not, or nothing."""
         if now_s < channel.rests_until_s:
             return f"{channel.topic} could not be opened a moment ago"
-        if self._opening >= MAX_OPENING:
+        if self._opening >= MAX_REPLY_TOPICS:
             return "too many reply topics are being opened"
         channel.opening = True
         self._opening += 1
         self._channels[channel.topic] = channel
         if len(self._channels) > MAX_REPLY_TOPICS:
-            # One is found soon: at most MAX_OPENING are being opened.
+            # One is found soon: those that are being opened have been used just now.
             self._close(next(other for other in self._channels.values() if not other.opening))
         self._run(self._opened(channel))
         if self._sweeper is None:
@@ -210,11 +211,12 @@ class Replies:
         return ""
 
     async def _opened(self, channel: _Channel) -> None:
-        if self._client is None:
-            self._client = self._connect()
         try:
-            # Shared, and made by its first producer or consumer where `init` has allowed that.
-            producer = await self._client.producer(channel.topic)
+            async with self._turns:
+                if self._client is None:
+                    self._client = self._connect()
+                # Shared, and made by its first producer or consumer where `init` has allowed that.
+                producer = await self._client.producer(channel.topic)
             channel.producer = producer
             producer.lost.add_done_callback(partial(self._lost, channel))
             self._send(channel, producer, self._take_waiting(channel))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -18,7 +19,6 @@ from sequencer.pulsar.errors import EndpointClosed, LookupFailed, NotStored, Pul
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.ports import fail
 from sequencer.replies import Replies
-from sequencer.reply import decode_reply
 from tests.submitted import ID, KEY, message
 
 TOPICS = Topics("shop/orders")
@@ -51,8 +51,8 @@ class StandInProducer:
         self.closed = asyncio.Event()
 
     def send(self, metadata: bytes, payload: bytes, num_messages: int) -> asyncio.Future[MessageId]:
-        replies = [decode_reply(body) for _, _, body in split_batch(payload, num_messages)]
-        self.sent.append([-1 if reply.sequence is None else reply.sequence for reply in replies])
+        replies = [json.loads(body) for _, _, body in split_batch(payload, num_messages)]
+        self.sent.append([reply.get("sequence", -1) for reply in replies])
         self.receipts.append(asyncio.get_running_loop().create_future())
         return self.receipts[-1]
 
@@ -221,7 +221,7 @@ def test_bytes_that_wait_are_bounded_over_all_topics(monkeypatch: pytest.MonkeyP
     tell(story)
 
 
-def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_topics_are_opened_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_OPENING", 2)
 
     async def story(broker: StandIn, replies: Replies) -> None:
@@ -230,6 +230,22 @@ def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatc
             replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
         await settled()
         assert len(broker.asked) == 2
+        broker.let_in.set()
+        await settled()
+        assert sorted(producer.sent for producer in broker.opened) == [[[number]] for number in range(10)]
+
+    assert tell(story).dropped == 0
+
+
+def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REPLY_TOPICS", 2)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        broker.let_in.clear()
+        for number in range(10):
+            replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+        await settled()
+        assert len(broker.asked) == len(replies._channels) == 2
         assert replies.dropped == 8
         broker.let_in.set()
         await settled()
@@ -242,7 +258,6 @@ def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatc
 
 def test_the_topic_that_was_not_used_for_longest_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REPLY_TOPICS", 3)
-    monkeypatch.setattr(module, "MAX_OPENING", 2)
     names = [TOPICS.reply_topic(name) for name in "abcd"]
 
     async def story(broker: StandIn, replies: Replies) -> None:
