@@ -24,7 +24,7 @@ from types import TracebackType
 from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.names import Topics
 from sequencer.pulsar.client import ClientSettings, Producer, PulsarClient
-from sequencer.pulsar.errors import PulsarError, ServerRefused
+from sequencer.pulsar.errors import PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.frames import MessageId
 from sequencer.reply import reply_entries, reply_message
 
@@ -276,10 +276,12 @@ class Replies:
         self._tell("dropped", "replies are dropped: %s", reason)
 
     def _tell_refused(self, reason: PulsarError) -> None:
-        advice = ""
-        if isinstance(reason, ServerRefused):
-            namespace = self._topics.replies_namespace
-            advice = f" (`sequencer init` makes the namespace {namespace}; the sequencer's role must produce there)"
+        namespace, advice = self._topics.replies_namespace, ""
+        if isinstance(reason, ServerRefused) and reason.error == ServerError.TOPIC_NOT_FOUND:
+            # The topics may have been made by an earlier version.
+            advice = f"; `sequencer init` makes the namespace {namespace}"
+        elif isinstance(reason, ServerRefused) and reason.error == ServerError.AUTHORIZATION_ERROR:
+            advice = f"; the sequencer's role must be allowed to produce in {namespace}"
         self._tell("refused", "replies are dropped: %s%s", reason, advice)
         self._told.add("dropped")
 

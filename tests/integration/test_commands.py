@@ -127,6 +127,8 @@ def test_init_makes_everything_once(empty: Sequencer) -> None:
             assert policy(topic, "retention") == {"retentionTimeInMinutes": minutes, "retentionSizeInMB": -1}
             assert policy(topic, "deduplicationEnabled") is False
         assert policy(topics.events, "compactionThreshold") == 100 * 1024 * 1024
+        on_use = admin.get(f"v2/namespaces/{topics.replies_namespace}/autoTopicCreation")
+        assert (on_use["allowAutoTopicCreation"], on_use["topicType"]) == (True, "non-partitioned")
         for n in range(2):
             assert policy(topics.submitted_partition(n), "subscriptions") == ["sequencer"]
             assert is_primed(admin, topics.events_partition(n))

@@ -329,7 +329,7 @@ def test_a_topic_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_topic_that_is_refused_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
-        broker.refusal = LookupFailed(f"LOOKUP of {TILL}", ServerError.SERVICE_NOT_READY, "Namespace not found")
+        broker.refusal = LookupFailed(f"LOOKUP of {TILL}", ServerError.TOPIC_NOT_FOUND, "Namespace not found")
         for sequence in range(10):
             replies.send(accepted(TILL, sequence))
             await settled()
@@ -345,8 +345,8 @@ def test_a_topic_that_is_refused_is_left_alone_for_a_while(caplog: pytest.LogCap
 
     assert tell(story).dropped == 10
     assert said(caplog) == [
-        f"replies are dropped: LOOKUP of {TILL}: SERVICE_NOT_READY: Namespace not found "
-        "(`sequencer init` makes the namespace shop/orders-replies; the sequencer's role must produce there)"
+        f"replies are dropped: LOOKUP of {TILL}: TOPIC_NOT_FOUND: Namespace not found; "
+        "`sequencer init` makes the namespace shop/orders-replies"
     ]
 
 
