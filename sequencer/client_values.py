@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from types import UnionType
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
@@ -86,7 +87,11 @@ class Codec(Generic[T]):
     binary: Callable[[bytes], T] = _as_it_is
 
 
-def json_codec(of: type[T]) -> Codec[T]:
+@overload
+def json_codec(of: type[T]) -> Codec[T]: ...
+@overload
+def json_codec(of: UnionType) -> Codec[Any]: ...
+def json_codec(of: Any) -> Codec[Any]:
     """JSON by msgspec: dataclasses, TypedDicts, Structs and unions of tagged Structs, checked when they are decoded."""
     return Codec(msgspec.json.Encoder().encode, msgspec.json.Decoder(of).decode)
 
