@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.faults.crash_at import FROZEN, LEVEL, SEQUENCING, Request, become_sequencer
 
-WITHIN_S = 15.0
+WITHIN_S = 30.0
 
 
 class Fork:

@@ -26,11 +26,13 @@ from tests.faults.damage import damage_index, set_writable
 from tests.faults.launcher import set_clock
 from tests.faults.process import Process
 from tests.faults.proxy import FaultProxy, Way
+from tests.faults.quiet import await_quiet
 from tests.faults.schedule import Fault, Plan
 from tests.sequencer_process import SequencerProcess, init
 
 UNLOAD_LIMIT_S = 8.0
 FILE_LIMIT_BYTES = 1024
+QUIET_WITHIN_S = 60.0
 NEVER = re.compile(r"a bug ended this life|: stopped: |Traceback")
 COORDINATOR = "persistent/pulsar/system/transaction_coordinator_assign-partition-0"
 WAYS = {"to the broker": Way.TO_BROKER, "to the client": Way.TO_CLIENT}
@@ -129,10 +131,12 @@ class World:
             process.tend()
 
     def stop(self) -> Path:
-        """End every sequencer as it ought to end. Returns the index directory of one that was up to date.
+        """End every sequencer as it ought to end, when nobody publishes any more.
+
+        The last one sees to it that everything is judged. Returns its index directory.
 
         Raises:
-            AssertionError: one did not leave by itself, or has said what none may ever say.
+            AssertionError: one did not leave by itself, or has said what none may ever say, or something stays undone.
         """
         for process in self._processes:
             process.stop()
@@ -140,6 +144,8 @@ class World:
         last.start()
         assert last.current is not None
         last.current.await_sequencing(self.plan.partitions)
+        topics = Topics(self._namespace)
+        await_quiet(self._broker, topics, self.plan.partitions, QUIET_WITHIN_S, last.current.check_running)
         last.stop()
         strange = [line for process in self._processes for line in process.lines() if NEVER.search(line)]
         assert not strange, "".join(strange[:5])

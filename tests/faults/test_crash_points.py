@@ -18,8 +18,10 @@ import pulsar
 import pytest
 
 from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
 from tests.faults.brokers import Brokers, create_namespace
 from tests.faults.chains import BEFORE_WORK, Chain, Forks, Situation
+from tests.faults.quiet import await_quiet
 from tests.faults.verified import check_verified
 from tests.outcomes import Logs
 from tests.sequencer_process import SequencerProcess, init
@@ -121,13 +123,13 @@ def _say(capsys: pytest.CaptureFixture[str], what: str, total: int, chains: Sequ
 
 
 def _judge(broker: EmbeddedBroker, namespace: str, directory: Path) -> None:
-    client = _client(broker)
-    logs = Logs(client, broker, namespace, CHAINS)
     with SequencerProcess(broker, namespace, directory / "index") as process:
         process.await_sequencing(CHAINS)
-        logs.read_submitted()
-        logs.await_all(SETTLED_WITHIN_S, process.check_running)
+        await_quiet(broker, Topics(namespace), CHAINS, SETTLED_WITHIN_S, process.check_running)
         process.stop()
+    client = _client(broker)
+    logs = Logs(client, broker, namespace, CHAINS)
+    logs.read_submitted()
     logs.check(directory / "index")
     check_verified(broker, namespace, directory / "index", sum(len(logs.submitted(n)) for n in logs.partitions))
     client.shutdown()

@@ -39,7 +39,7 @@ OPENED_WITHIN_S = 10.0
 BROKER_GIVES_UP_S = 4.5
 """More than the broker waits for a frozen sequencer's PONG, see BROKER_SETTINGS."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 class Stage:

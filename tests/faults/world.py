@@ -103,6 +103,7 @@ def _judge(world: World, logs: Logs, publishers: list[Publisher], broker: Embedd
         assert not lost, f"the broker has lost {len(lost)} submissions that it had acknowledged: {lost[:5]}"
     logs.await_all(SETTLED_WITHIN_S, world.tend)
     index_dir = world.stop()
+    logs.read_submitted()  # what was forwarded once more
     logs.check(index_dir)
     check_verified(broker, logs.topics.namespace, index_dir, sum(len(logs.submitted(n)) for n in logs.partitions))
 
