@@ -52,7 +52,9 @@ REFUSED_REST_S = 5.0
 REPORT_EVERY_S = 60.0
 """Time between two lines that say how many replies were not sent."""
 
-REPLY_CLIENT = ClientSettings(request_timeout_s=10.0, connect_timeout_s=5.0, retry_for_s=2.0)
+REPLY_CLIENT = ClientSettings(
+    request_timeout_s=10.0, connect_timeout_s=5.0, keep_alive_s=3.0, silent_limit_s=10.0, retry_for_s=2.0
+)
 """Shorter than elsewhere: a reply that comes so late is of no use."""
 
 log = logging.getLogger(__name__)
