@@ -56,8 +56,14 @@ CLIENT_VERSION = "pulsar-sequencer"
 MAX_MESSAGE_BYTES_LIMIT = 64 * 1024 * 1024
 """Largest maxMessageSize of a broker that we take part in: a frame of that size is held in memory."""
 
+MAX_PARTITIONS = 100_000
+"""Most partitions of a topic that we believe a broker: whoever asks makes lists of them."""
+
 NO_REQUEST_ID = 2**64 - 1
 """What a broker puts where it answers no request."""
+
+NO_SEQUENCE_ID = -1
+"""The last sequence id of a producer that has not sent anything."""
 
 
 class State(Enum):
@@ -310,12 +316,16 @@ class Protocol:
         del self._expected[answer.request_id]
         if answer.HasField("error") or answer.response == CommandPartitionedTopicMetadataResponse.Failed:
             return Refused(answer.request_id, answer.error, str(answer.message))
+        if answer.partitions > MAX_PARTITIONS:
+            raise ProtocolViolation(f"a topic of {answer.partitions} partitions, believed are {MAX_PARTITIONS}")
         return Answered(answer.request_id, PartitionCount(answer.partitions))
 
     def _producer_answer(self, command: BaseCommand) -> Event | None:
         answer = command.producer_success
         if not self._answers(answer.request_id, command.type):
             return None
+        if answer.last_sequence_id < NO_SEQUENCE_ID:
+            raise ProtocolViolation(f"a producer whose last sequence id is {answer.last_sequence_id}")
         if answer.producer_ready:
             del self._expected[answer.request_id]
         grant = ProducerGrant(
