@@ -1,13 +1,15 @@
 # make demo    the whole thing on this machine, on a real broker: needs only Python 3.11+
 # make test    lint, types and every test against a real broker
 # make faults  fresh schedules of faults for so many MINUTES
+# make histories  COUNT histories of concurrent appends under faults, checked for linearizability
 PYTHON ?= python3
 MINUTES ?= 30
+COUNT ?= 100
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-.PHONY: demo test faults bench lint clean
+.PHONY: demo test faults histories bench lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -18,6 +20,9 @@ test: lint
 
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m tests.faults --minutes $(MINUTES)
+
+histories: $(VENV)/installed-dev
+	$(BIN)/python -m tests.linearizability --count $(COUNT)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
