@@ -71,7 +71,8 @@ class StoreSettings:
     token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: Python 3.11 cannot call `Codec[...]` of a frozen dataclass that has them.
+@dataclass(frozen=True)
 class Codec(Generic[T]):
     """How an application's events become JSON and come back.
 
@@ -100,7 +101,8 @@ JSON: Final[Codec[Any]] = Codec(msgspec.json.Encoder().encode, msgspec.json.Deco
 """The codec of a store that was given none: dicts, lists, strings, numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: Python 3.11 cannot call `NewEvent[...]` of a frozen dataclass that has them.
+@dataclass(frozen=True)
 class NewEvent(Generic[T]):
     """An event to be appended, where it has more than its data.
 
