@@ -26,7 +26,7 @@ from sequencer.client import (
     WrongExpectedVersion,
 )
 from sequencer.pulsar.errors import PulsarError
-from tests.linearizability.history import Answer, Appended, Conflict, Ids, Recorder, Refused
+from tests.linearizability.history import NOT_SENT, Answer, Appended, Conflict, Ids, Recorder, Refused
 
 SETTLED_WITHIN_S = 60.0
 """For an append that is to have an answer; longer than any fault lasts."""
@@ -118,7 +118,7 @@ class Client:
     async def _settle(self, wanted: Wanted) -> None:
         """Ask again, now that nothing is in the way any more."""
         answer = await self._append(wanted, SETTLED_WITHIN_S)
-        assert answer is not None, f"no answer within {SETTLED_WITHIN_S} s: {wanted}"
+        assert isinstance(answer, Appended | Conflict), f"no answer within {SETTLED_WITHIN_S} s: {wanted}"
 
     async def _work(self, keys: list[str], random: Random) -> None:
         while not await self._stopped_within(random.expovariate(1 / self._orders.pause_s)):
@@ -169,7 +169,7 @@ class Client:
             raise
         self._recorder.answered(number, answer)
         match answer:
-            case None:
+            case None | Refused():
                 self._unsettled.append(wanted)
             case Appended():
                 self._tails[key] = max(answer.last, self._tails.get(key, NO_AGGREGATE))
@@ -191,8 +191,8 @@ class Client:
             return Conflict(wrong.current)
         except Rejected as rejected:
             return Refused(f"{rejected.reason}: {rejected.detail}")
-        except OutcomeUnknown:
-            return None
+        except OutcomeUnknown as unknown:
+            return None if unknown.attempts else Refused(NOT_SENT)
         return Appended(*got)
 
 

@@ -33,9 +33,13 @@ class Conflict(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Rejected for another reason, whatever the aggregate's version."""
+    """Nothing was appended, whatever the aggregate's version: rejected for another reason, or NOT_SENT."""
 
     reason: str
+
+
+NOT_SENT = "not sent"
+"""The reason where the client itself says that it has not sent anything, and will not."""
 
 
 Answer = Appended | Conflict | Refused

@@ -21,7 +21,7 @@ from tests.faults.verified import check_verified
 from tests.faults.world import blamed_on
 from tests.linearizability.agreement import Event, disagreements, places
 from tests.linearizability.client_process import ClientProcess
-from tests.linearizability.history import Appended, Conflict, Operation, read
+from tests.linearizability.history import Appended, Conflict, Operation, Refused, read
 from tests.linearizability.plans import Plan
 from tests.linearizability.register import check
 
@@ -149,6 +149,8 @@ def _counted(plan: Plan, operations: Sequence[Operation], events: Sequence[Event
                 counts["answered: accepted"] += 1
             case Conflict():
                 counts["answered: another version"] += 1
+            case Refused():
+                counts["answered: not sent"] += 1
             case None:
                 counts["unknown"] += 1
         if one.ids in seen:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.linearizability.agreement import Event, disagreements, places
 from tests.linearizability.histories import KEY, accepted, asked
-from tests.linearizability.history import Appended, Conflict, Operation, Refused
+from tests.linearizability.history import NOT_SENT, Appended, Conflict, Operation, Refused
 from tests.linearizability.register import check
 
 OPERATIONS = [
@@ -71,6 +71,13 @@ def test_a_list_is_from_two_submissions() -> None:
 
 def test_nothing_may_be_refused() -> None:
     assert wrong([asked("a", -1, (0, 1), Refused("malformed"))], [])
+
+
+def test_what_was_not_sent_is_not_in() -> None:
+    not_sent = asked("a", -1, (0, 1), Refused(NOT_SENT))
+    assert not wrong([not_sent], [])
+    assert wrong([not_sent], LOG[:1])
+    assert not wrong([not_sent, asked("a", -1, (2, 3), accepted(0))], LOG[:1])
 
 
 def test_another_sequence() -> None:
