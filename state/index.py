@@ -205,13 +205,7 @@ class VersionIndex:
     def _refuse_first_bad(self, keys: Sequence[bytes], found: Sequence[bytes]) -> None:
         for key, value in zip(keys, found, strict=True):
             if value is not _NO_AGGREGATE:
-                self._version(TAILS, key, value)
-
-    def _version(self, family: str, key: bytes, value: bytes) -> int:
-        """Raises: IndexDamaged: not a version."""
-        if len(value) == _VERSION.size and (version := int.from_bytes(value, "little", signed=True)) >= 0:
-            return version
-        raise IndexDamaged(self._store.directory, f"{family} of {key!r} is {value[:40]!r}, which is not a version")
+                stored_tail(self._store.directory, key, value)
 
     def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         """The version and the sequence as which this aggregate's event with this id (16 bytes) was accepted, while it
@@ -242,11 +236,7 @@ class VersionIndex:
     def entries(self) -> Iterator[tuple[str, int]]:
         """All aggregates with their tails, by the bytes of their keys; reads everything. Raises: IndexFailure."""
         for key, value in self._store.rows(TAILS):
-            try:
-                text = key.decode()
-            except UnicodeDecodeError as error:
-                raise IndexDamaged(self._store.directory, f"the key {key!r} in tails is not UTF-8") from error
-            yield text, self._version(TAILS, key, value)
+            yield stored_tail(self._store.directory, key, value)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -258,7 +248,7 @@ class VersionIndex:
         accepted_at_ms: int,
         checkpoint: bytes | None,
     ) -> None:
-        """Store tails (key -> version), ids ((event id, key) -> (version, sequence)) and the checkpoint, all or nothing.
+        """Store tails (key -> version), ids ((event id, key) -> (version, sequence)) and the checkpoint, all or none.
 
         ``checkpoint`` None leaves it as it is, as a rebuild does until its pass is complete. The process may die at
         any moment; a power cut may cost the newest batches. Versions are 0 or more and fit 63 bits.
@@ -354,6 +344,20 @@ def _check_identity(directory: Path, identity: str, row: bytes | None) -> None:
     else:
         found = f"a database of another format: {row[:80]!r}"
     raise IndexMismatch(directory, found=found, expected=f"the index of {identity!r}, format {FORMAT_VERSION}")
+
+
+def stored_tail(directory: Path, key: bytes, value: bytes) -> tuple[str, int]:
+    """An aggregate and its version, out of a row of ``tails``.
+
+    Raises: IndexDamaged: not such a row.
+    """
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as error:
+        raise IndexDamaged(directory, f"the key {key!r} in {TAILS} is not UTF-8") from error
+    if len(value) == _VERSION.size and (version := int.from_bytes(value, "little", signed=True)) >= 0:
+        return text, version
+    raise IndexDamaged(directory, f"{TAILS} of {key!r} is {value[:40]!r}, which is not a version")
 
 
 def stored_checkpoint(directory: Path, identity: str, read: Callable[[bytes], bytes | None]) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rocksdict import AccessType, Options, Rdict
 
 from state.errors import IndexDamaged, IndexFailure, failure_of
-from state.index import stored_checkpoint
+from state.index import stored_checkpoint, stored_tail
 from state.store import TAILS
 
 ATTEMPTS = 3
@@ -95,11 +95,11 @@ def _tails(directory: Path, database: Rdict) -> Iterator[tuple[str, int]]:
         cursor = database.get_column_family(TAILS).iter()
         cursor.seek_to_first()
         while cursor.valid():
-            yield cursor.key().decode(), int.from_bytes(cursor.value(), "little", signed=True)
+            yield stored_tail(directory, cursor.key(), cursor.value())
             cursor.next()
         cursor.status()
-    except UnicodeDecodeError as error:
-        raise IndexDamaged(directory, f"a key in {TAILS} is not UTF-8") from error
+    except IndexFailure:
+        raise
     except Exception as error:
         raise failure_of(directory, f"cannot read {TAILS}", error) from error
     finally:

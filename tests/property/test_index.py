@@ -15,9 +15,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from rocksdict import Options, Rdict
 
 from state import IndexFailure, IndexLimits, VersionIndex
+from tests.hostile import plant
 
 IDENTITY = "events-partition-0"
 LIMITS = IndexLimits(block_cache_bytes=1 << 20, write_buffer_bytes=1 << 18, id_window_ms=100, max_ids=16)
@@ -198,18 +198,6 @@ rows = st.tuples(
     st.sampled_from([b"format", b"state", b"a", b"b", b"", IDS[0] + b"a", IDS[1] + b"b"]) | st.binary(max_size=20),
     versions_or_not,
 ) | st.tuples(st.just("default"), st.just(b"state"), states)
-
-
-def plant(directory: Path, planted: list[tuple[str, bytes, bytes]]) -> None:
-    options = Options(raw_mode=True)
-    names = [name for name in Rdict.list_cf(str(directory)) if name != "default"]
-    db = Rdict(str(directory), options, dict.fromkeys(names, options))
-    families = {name: db.get_column_family(name) for name in names}
-    for name, key, value in planted:
-        families.get(name, db)[key] = value
-    for family in families.values():
-        family.close()
-    db.close()
 
 
 def gives_values_or_a_failure(directory: Path, call: Callable[[], None]) -> None:
