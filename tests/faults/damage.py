@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+
+from sequencer.names import Topics, index_directory
+from state.errors import IndexDamaged
+from state.peek import peek_index
 
 
 def damage_index(directory: Path, how: str) -> bool:
@@ -19,7 +24,8 @@ def damage_index(directory: Path, how: str) -> bool:
     random = Random(seed)
     file = random.choice(files)
     if damage == "removed":
-        shutil.rmtree(next(directory.iterdir()))
+        # Another process, whose index lies there too, may put files there meanwhile.
+        shutil.rmtree(next(directory.iterdir()), ignore_errors=True)
     elif damage == "truncated":
         os.truncate(file, random.randrange(file.stat().st_size))
     else:
@@ -27,6 +33,18 @@ def damage_index(directory: Path, how: str) -> bool:
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
         file.write_bytes(content)
     return True
+
+
+def discard_damaged(index_dir: Path, topics: Topics, partitions: int) -> None:
+    """Remove the indexes that cannot be read as a whole, as their owner would once it met the damage."""
+    for number in range(partitions):
+        directory = index_directory(index_dir, topics.namespace, number)
+        try:
+            with peek_index(directory, identity=topics.events_partition(number)) as index:
+                if index is not None:
+                    deque(index.tails, maxlen=0)
+        except IndexDamaged:
+            shutil.rmtree(directory)
 
 
 def set_writable(directory: Path, writable: bool) -> None:
