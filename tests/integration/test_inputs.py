@@ -13,15 +13,16 @@ import pulsar
 import pytest
 
 from sequencer.broker import EmbeddedBroker
-from tests.model import MAX_BATCH_MESSAGES, MAX_MESSAGE_BYTES, home
+from tests.model import MAX_BATCH_MESSAGES, MAX_LIST_EVENTS, MAX_LISTED_EVENTS, MAX_MESSAGE_BYTES, home
 from tests.outcomes import Logs
-from tests.publishing import Draft, binary, publish, structured
+from tests.publishing import Draft, binary, listed, publish, structured
 from tests.sequencer_process import SequencerProcess, init
 
 PARTITIONS = 2
 ALL_WITHIN_S = 60.0
 KEY = "account-1"
 
+TWICE = uuid4()
 NO_VERSIONS: list[Any] = ["1", 1.5, 1.0, True, -2, 2**53 + 1, []]
 UNREADABLE: list[Draft] = [
     Draft(KEY, b"{no json"),
@@ -34,6 +35,12 @@ UNREADABLE: list[Draft] = [
     structured(KEY, "no uuid"),
     structured(KEY, uuid4().hex),
     *(structured(KEY, uuid4(), number) for number in NO_VERSIONS),
+    listed(KEY, uuid4(), []),
+    listed(KEY, uuid4(), [uuid4() for _ in range(MAX_LIST_EVENTS + 1)]),
+    listed(KEY, uuid4(), [TWICE, uuid4(), TWICE]),
+    listed(KEY, uuid4(), [uuid4(), "no uuid"]),
+    listed(KEY, uuid4(), [uuid4()], type=7),
+    structured(KEY, uuid4(), events=[{"id": str(uuid4()), "data": 1}]),
     binary(KEY, "no uuid", None, b"bytes"),
     *(binary(KEY, uuid4(), text, b"bytes") for text in ("one", "1.0", "", "-2", " 1", "1_0", str(2**53 + 1))),
 ]
@@ -135,6 +142,25 @@ def test_a_batch_that_is_too_long_has_one_outcome(job: Job) -> None:
     assert job.finish() == {"": 2, "too_large": 1}
 
 
+def test_lists_of_events(job: Job) -> None:
+    """All or none of each, whatever is between them; a list that has no room in its batch is too large."""
+    ids = [uuid4() for _ in range(MAX_LIST_EVENTS)]
+    few = [listed(KEY, uuid4(), ids[:3], -1, type="opened", subject="é"), structured(KEY, ids[3], 2)]
+    few += [listed(KEY, uuid4(), ids[3:5], 3), listed(KEY, uuid4(), ids[4:6], 3), listed(KEY, uuid4(), ids[:3], -1)]
+    few += [listed(KEY, uuid4(), ids[6:8], 4), structured(KEY, ids[1], 0)]
+    mine = {"type": "replaced", "trace": "abc", "version": "mine"}
+    for batched in (True, False):
+        job.submit(*(draft._replace(properties=mine) for draft in few), batching_enabled=batched)
+    whole = [listed(f"order-{n}", uuid4(), ids) for n in range(MAX_LISTED_EVENTS // MAX_LIST_EVENTS)]
+    options = {"batching_enabled": True, "batching_max_messages": 1000, "batching_max_publish_delay_ms": 60_000}
+    options |= {"compression_type": pulsar.CompressionType.ZSTD, "batching_max_allowed_size_in_bytes": 4 * 2**20}
+    publisher = [*whole, listed(KEY, uuid4(), ids[8:10]), structured(KEY, ids[10])]
+    job.submit(*publisher, router=lambda message, partitions: home(KEY, partitions), **options)
+    reasons = job.finish()
+    assert reasons["too_large"] == 1
+    assert reasons["conflicting_ids"] >= 1
+
+
 @pytest.mark.parametrize("batching", [True, False])
 def test_keys_that_arrive_in_another_partition_are_forwarded(job: Job, batching: bool) -> None:
     """The Python client's own routing is another one than the Java client's: about half of the keys arrive elsewhere.
@@ -143,10 +169,11 @@ def test_keys_that_arrive_in_another_partition_are_forwarded(job: Job, batching:
     """
     keys = [f"order-{number}" for number in range(200)]
     drafts = [structured(key, uuid4(), expected) for expected in (-1, 0, 0) for key in keys]
-    binaries = [binary(key, uuid4(), 1, b"bytes") for key in keys]
-    job.submit(*drafts, *binaries, router=None, batching_enabled=batching)
-    assert job.finish() == {"": 600, "wrong_expected_version": 200}
-    assert 200 < len(job.logs.forwarded()) < 600
+    others = [binary(key, uuid4(), 1, b"bytes") for key in keys]
+    others += [listed(key, uuid4(), [uuid4(), uuid4()], 2, type="shipped") for key in keys]
+    job.submit(*drafts, *others, router=None, batching_enabled=batching)
+    assert job.finish() == {"": 1000, "wrong_expected_version": 200}
+    assert 200 < len(job.logs.forwarded()) < 800
 
 
 def test_one_aggregate_by_two_routes_has_one_line_of_versions(job: Job) -> None:
