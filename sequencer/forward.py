@@ -9,10 +9,10 @@ crash in between leaves a second copy, which ends as `duplicate` or as a conflic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sequencer.entries import forwarded_message, pack
-from sequencer.event import Forwarded
+from sequencer.event import MAX_ENTRY_MESSAGES, MAX_LISTED_BYTES, Forwarded, Submission
 from sequencer.names import Topics
 from sequencer.pulsar.client import Producer, PulsarClient
 from sequencer.pulsar.frames import MessageId
@@ -38,8 +38,8 @@ class Forwarder:
         receipts: list[asyncio.Future[MessageId]] = []
         for home, going in by_home.items():
             producer = await self._producer(home)
-            outputs = pack([(forwarded_message(message), message.submission) for message in going], max_message_bytes)
-            receipts.extend(producer.send(*output) for output in outputs)
+            for together in _with_room(going):
+                receipts.extend(producer.send(*output) for output in pack(together, max_message_bytes))
             await producer.drain()
         return receipts
 
@@ -49,3 +49,20 @@ class Forwarder:
             producer = await self._client.producer(self._topics.submitted_partition(home))
             self._producers[home] = producer
         return producer
+
+
+def _with_room(messages: Sequence[Forwarded]) -> Iterator[list[tuple[bytes, Submission]]]:
+    """The copies, cut so that the lists of each part fit into one entry: at home more of them would be `too_large`."""
+    part: list[tuple[bytes, Submission]] = []
+    listed_events = listed_bytes = 0
+    for message in messages:
+        head, submission = forwarded_message(message), message.submission
+        if submission.several:
+            events = len(submission.several)
+            grown = events * len(head) + len(submission.payload)
+            if listed_events + events > MAX_ENTRY_MESSAGES or listed_bytes + grown > MAX_LISTED_BYTES:
+                yield part
+                part, listed_events, listed_bytes = [], 0, 0
+            listed_events, listed_bytes = listed_events + events, listed_bytes + grown
+        part.append((head, submission))
+    yield part
