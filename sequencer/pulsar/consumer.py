@@ -12,7 +12,7 @@ from sequencer.pulsar import commands
 from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.errors import EndpointClosed, ProtocolViolation, PulsarError
 from sequencer.pulsar.events import LastMessage
-from sequencer.pulsar.frames import Entry, MessageId, TxnId
+from sequencer.pulsar.frames import Entry, MessageId, TxnId, messages_counted
 from sequencer.pulsar.ports import fail
 
 RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
@@ -25,6 +25,9 @@ it does not keep to the protocol."""
 MAX_PERMITS = 1000
 """Messages that may be allowed ahead. A batched entry counts all its messages, but the broker sends whole entries, up
 to a hundred, while one permit is left, so this does not limit batches."""
+
+MAX_FLOW = 2**31 - 1
+"""Permits in one FLOW: the broker closes the connection at more, which it takes for a negative number."""
 
 MIN_PERMITS = 10
 """Messages allowed while nothing is known of their size: ten of the largest still fit."""
@@ -190,8 +193,9 @@ class Consumer:
         """An entry has been delivered."""
         metadata_bytes = 0 if entry.damage else entry.metadata.ByteSize()
         size_bytes = len(entry.payload) + metadata_bytes + ENTRY_OVERHEAD_BYTES
-        messages = _messages_in(entry)
-        self._permits -= messages
+        counted = messages_counted(entry)
+        self._permits = _as_int32(self._permits - counted)
+        messages = max(1, counted)
         if consumer_epoch < self._epoch or entry.message_id[:2] == self._after:
             # It was on its way when redelivery was asked for, and comes again; or it is where a reader left off.
             self._allow_more()
@@ -225,9 +229,12 @@ class Consumer:
         if not self._held:
             # A single message may be larger than the buffer: something must always be allowed.
             wanted = max(wanted, 1)
-        if self._permits * 2 <= wanted and wanted > 0 and self._reason is None:
-            self._connection.tell(commands.flow(self._id, wanted - self._permits))
-            self._permits = wanted
+        if self._permits * 2 > wanted or wanted <= 0 or self._reason is not None:
+            return
+        while (missing := wanted - self._permits) > 0:
+            granted = min(missing, MAX_FLOW)
+            self._connection.tell(commands.flow(self._id, granted))
+            self._permits += granted
 
     def _end(self, reason: PulsarError) -> None:
         if self._reason is not None:
@@ -242,8 +249,6 @@ class Consumer:
             self.lost.set_result(reason)
 
 
-def _messages_in(entry: Entry) -> int:
-    """The messages that the broker counted as delivered: those of the batch, less those acknowledged before."""
-    if entry.ack_set:
-        return max(1, sum((word & (2**64 - 1)).bit_count() for word in entry.ack_set))
-    return max(1, entry.metadata.num_messages_in_batch)
+def _as_int32(number: int) -> int:
+    """The number as the broker's counter has it, which wraps round at 32 bits."""
+    return (number + 2**31) % 2**32 - 2**31

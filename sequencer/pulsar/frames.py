@@ -232,21 +232,9 @@ class _Damaged(Exception):
 
 
 def _open_content(content: memoryview) -> tuple[MessageMetadata, bytes]:
-    try:
-        position = 0
-        if _U16.unpack_from(content)[0] == BROKER_ENTRY_MAGIC:
-            position = 6 + _U32.unpack_from(content, 2)[0]
-        checksum: int | None = None
-        if _U16.unpack_from(content, position)[0] == CHECKSUM_MAGIC:
-            (checksum,) = _U32.unpack_from(content, position + 2)
-            position += 6
-        metadata_end = position + 4 + _U32.unpack_from(content, position)[0]
-    except struct.error:
-        raise _Damaged("the entry ends before its metadata") from None
-    if metadata_end > len(content):
-        raise _Damaged("the metadata is longer than the entry")
-    sized = bytes(content[position:metadata_end])
-    payload = bytes(content[metadata_end:])
+    checksum, start, end = _layout(content)
+    sized = bytes(content[start:end])
+    payload = bytes(content[end:])
     if checksum is not None and google_crc32c.extend(google_crc32c.value(sized), payload) != checksum:
         raise _Damaged("the checksum does not match")
     try:
@@ -256,3 +244,39 @@ def _open_content(content: memoryview) -> tuple[MessageMetadata, bytes]:
     if not metadata.IsInitialized():
         raise _Damaged("the metadata lacks required fields")
     return metadata, payload
+
+
+def _layout(content: memoryview) -> tuple[int | None, int, int]:
+    """The checksum, where there is one, and where the metadata begins, with its size, and ends."""
+    try:
+        position = 0
+        if _U16.unpack_from(content)[0] == BROKER_ENTRY_MAGIC:
+            position = 6 + _U32.unpack_from(content, 2)[0]
+        checksum: int | None = None
+        if _U16.unpack_from(content, position)[0] == CHECKSUM_MAGIC:
+            (checksum,) = _U32.unpack_from(content, position + 2)
+            position += 6
+        end = position + 4 + _U32.unpack_from(content, position)[0]
+    except struct.error:
+        raise _Damaged("the entry ends before its metadata") from None
+    if end > len(content):
+        raise _Damaged("the metadata is longer than the entry")
+    return checksum, position, end
+
+
+def messages_counted(entry: Entry) -> int:
+    """How many messages the broker counts a delivery as: what its metadata claims, less what was acknowledged before.
+
+    The broker takes that claim as it is: 0, below 0, or far beyond what the entry can hold. And it does not check
+    checksums, so a damaged entry counts as what its metadata says, where that can be read.
+    """
+    if entry.ack_set:
+        return sum((word & _UINT64_MASK).bit_count() for word in entry.ack_set)
+    if not entry.damage:
+        return entry.metadata.num_messages_in_batch
+    try:
+        content = memoryview(entry.payload)
+        _, start, end = _layout(content)
+        return MessageMetadata.FromString(bytes(content[start + 4 : end])).num_messages_in_batch
+    except (_Damaged, DecodeError):
+        return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Coroutine
 from typing import Any, cast
 
@@ -40,8 +41,8 @@ class Broker:
 
     def tell(self, command: BaseCommand) -> None:
         if command.type == BaseCommand.FLOW:
-            assert command.flow.messagePermits > 0
-            self.permits += command.flow.messagePermits
+            assert 0 < command.flow.messagePermits < 2**31, "it would close the connection"
+            self.permits = int32(self.permits + command.flow.messagePermits)
             self.flows += 1
         else:
             assert command.type == BaseCommand.REDELIVER_UNACKNOWLEDGED_MESSAGES
@@ -54,11 +55,16 @@ class Broker:
         metadata = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, num_messages_in_batch=messages)
         message_id = MessageId(1, self.delivered)
         self.delivered += 1
-        self.permits -= sum((word & (2**64 - 1)).bit_count() for word in ack_set) if ack_set else messages
+        counted = sum((word & (2**64 - 1)).bit_count() for word in ack_set) if ack_set else messages
+        self.permits = int32(self.permits - counted)
         self.consumer.on_entry(Entry(message_id, metadata, payload, 0, ack_set, ""), epoch)
 
     async def take_all(self) -> list[Entry]:
         return await self.consumer.take(max_messages=1_000_000, max_bytes=1 << 40)
+
+
+def int32(number: int) -> int:
+    return ctypes.c_int32(number).value
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -164,6 +170,54 @@ def test_permits_agree_with_the_brokers_count() -> None:
         for messages, ack_set in ((5000, ()), (1, ()), (64, (-1,)), (64, (0b1011,)), (128, (0, 1))):
             broker.deliver(b"batch", messages, ack_set)
             assert broker.permits == broker.consumer._permits
+            await broker.take_all()
+            assert 0 < broker.permits == broker.consumer._permits
+
+    run(story())
+
+
+LARGEST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "claims", [[LARGEST], [LARGEST, LARGEST], [LARGEST] * 3, [0], [-1], [-(2**31)], [-(2**31), LARGEST, 5, -7, 0]]
+)
+@pytest.mark.parametrize("taken_at_once", [True, False])
+def test_a_batch_that_lies_about_its_messages_does_not_stop_delivery(claims: list[int], taken_at_once: bool) -> None:
+    """A broker believes what it is told, and counts in 32 bits. The next batches are small ones again."""
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for claim in claims:
+            broker.deliver(b"x", claim)
+            assert broker.permits == broker.consumer._permits
+            if taken_at_once:
+                await broker.take_all()
+        if not taken_at_once:
+            await broker.take_all()
+        for _ in range(2 * MAX_PERMITS):
+            assert broker.permits > 0, "it would never deliver anything more"
+            broker.deliver(b"x")
+            await broker.take_all()
+            assert broker.permits == broker.consumer._permits
+
+    run(story())
+
+
+def test_a_damaged_entry_counts_as_what_its_metadata_claims() -> None:
+    """The broker does not look at checksums."""
+    metadata = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, num_messages_in_batch=5000)
+    serialized = metadata.SerializeToString()
+    content = b"\x0e\x01\0\0\0\0" + len(serialized).to_bytes(4, "big") + serialized + b"payload"
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for damaged, counted in ((content, 5000), (content[:9], 1), (b"", 1)):
+            broker.permits -= counted
+            entry = Entry(MessageId(1, 1), MessageMetadata(), damaged, 0, (), "the checksum does not match")
+            broker.consumer.on_entry(entry, 0)
             await broker.take_all()
             assert 0 < broker.permits == broker.consumer._permits
 
