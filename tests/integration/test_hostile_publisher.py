@@ -1,0 +1,106 @@
+"""What no official client sends: batches that are none, compression that is broken, sizes that lie. Each has its
+outcome, with its bytes, and the partition goes on. `sequencer verify` agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from sequencer.broker import EmbeddedBroker
+from sequencer.names import Topics
+from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
+from sequencer.pulsar.client import PulsarClient
+from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.sequencer_process import SequencerProcess, init, sequencer
+from tests.submitted import event_id, message, structured
+
+ALL_WITHIN_S = 30.0
+COMPRESSED = [kind for kind in Compression if kind is not Compression.NONE]
+GOOD = join_batch([message(structured(event_id(f"in a batch {n}")), "other") for n in range(2)])
+BOMB = bytes(48 * 2**20)
+
+
+def fields(**others: Any) -> MessageMetadata:
+    return MessageMetadata(**{"partition_key": "account-1", **others})
+
+
+def hostile() -> list[tuple[str, MessageMetadata, bytes]]:
+    """The reason that each is rejected for, and what is sent."""
+    batch = {"num_messages_in_batch": 2, "uncompressed_size": len(GOOD)}
+    sent = [
+        ("malformed", fields(**batch), b"\xff" * 100),
+        ("malformed", fields(**batch), GOOD[:-1]),
+        ("malformed", fields(**batch), GOOD + b"x"),
+        ("malformed", fields(**{**batch, "num_messages_in_batch": 3}), GOOD),
+        ("malformed", fields(**{**batch, "num_messages_in_batch": 0}), GOOD),
+        ("malformed", fields(**{**batch, "num_messages_in_batch": -1}), GOOD),
+        ("too_large", fields(**{**batch, "num_messages_in_batch": 2**31 - 1}), GOOD),
+        ("malformed", fields(uncompressed_size=9, num_messages_in_batch=1), b"\xff\xff\xff\xff\x08\x01\x18\x00x"),
+    ]
+    for kind in COMPRESSED:
+        packed = compress(kind, GOOD)
+        sent += [
+            ("malformed", fields(**batch, compression=kind), packed[:-3]),
+            ("malformed", fields(**batch, compression=kind), b"\xff" * 60),
+            ("malformed", fields(**{**batch, "uncompressed_size": len(GOOD) - 1}, compression=kind), packed),
+            ("malformed", fields(**{**batch, "uncompressed_size": 2**20}, compression=kind), packed),
+            ("too_large", fields(**{**batch, "uncompressed_size": 2**32 - 1}, compression=kind), packed),
+            ("malformed", fields(**batch, compression=kind), compress(kind, BOMB)),
+        ]
+    return sent
+
+
+async def publish(service_url: str, topic: str) -> int:
+    """One hostile entry after the other, and a good event after each. Returns how many of them."""
+    sent = hostile()
+    async with PulsarClient(service_url) as client:
+        producer = await client.producer(topic)
+        for number, (_, metadata, payload) in enumerate(sent):
+            producer.send(metadata.SerializePartialToString(), payload, 1)
+            good = structured(event_id(f"{number}"), version=number - 1)
+            head = fields(uncompressed_size=len(good)).SerializePartialToString()
+            await producer.send(head, good, 1)
+    return len(sent)
+
+
+async def read(service_url: str, topic: str, count: int) -> list[tuple[dict[str, str], bytes]]:
+    """Properties and payload of so many messages."""
+    found: list[tuple[dict[str, str], bytes]] = []
+    async with PulsarClient(service_url) as client, asyncio.timeout(ALL_WITHIN_S):
+        reader = await client.reader(topic)
+        while len(found) < count:
+            for entry in await reader.take(max_messages=100, max_bytes=2**22):
+                found += messages_of(entry)
+    return found
+
+
+def messages_of(entry: Entry) -> list[tuple[dict[str, str], bytes]]:
+    metadata = entry.metadata
+    plain = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, 2**26)
+    return [(properties(single), body) for single, _, body in split_batch(plain, metadata.num_messages_in_batch)]
+
+
+def properties(single: SingleMessageMetadata) -> dict[str, str]:
+    return {field.key: field.value for field in single.properties}
+
+
+def test_each_is_rejected_with_its_bytes_and_the_partition_goes_on(
+    broker: EmbeddedBroker, namespace: str, tmp_path: Path
+) -> None:
+    init(broker, namespace, 1)
+    topics = Topics(namespace)
+    with SequencerProcess(broker, namespace, tmp_path) as process:
+        count = asyncio.run(publish(broker.service_url, topics.submitted_partition(0)))
+        accepted = asyncio.run(read(broker.service_url, topics.events_partition(0), count))
+        rejected = asyncio.run(read(broker.service_url, topics.rejected_partition(0), count))
+        process.stop()
+    assert [told["version"] for told, _ in accepted] == [str(number) for number in range(count)]
+    assert [(told["reason"], payload) for told, payload in rejected] == [
+        (reason, payload) for reason, _, payload in hostile()
+    ]
+    verified = sequencer(broker, namespace, "verify", "--json", "--index-dir", str(tmp_path))
+    assert verified.returncode == 0, verified.stdout.decode()
+    assert json.loads(verified.stdout)["ok"] is True
