@@ -30,7 +30,7 @@ class Run:
         self._broker, self._namespace = broker, namespace
         self.index_dir = index_dir
         self.logs = Logs(client, broker, namespace, PARTITIONS)
-        self.stream = Stream(client, self.logs.topics.submitted, Workload(2, aggregates=300, conflicts=0.1))
+        self.stream = Stream(client, self.logs.topics.submitted, Workload(2, aggregates=300, conflicts=0.1, lists=0.1))
 
     def start(self, *, index_dir: Path | None = None, workers: int = 1) -> SequencerProcess:
         """Another sequencer of all partitions."""

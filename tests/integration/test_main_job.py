@@ -31,7 +31,7 @@ def test_100_000_events_come_out_as_the_model_predicts(
 ) -> None:
     partitions = 4
     init(broker, namespace, partitions)
-    workload = Workload(1, aggregates=1000, conflicts=0.05)
+    workload = Workload(1, aggregates=1000, conflicts=0.05, lists=0.02)
     logs = Logs(client, broker, namespace, partitions)
     with SequencerProcess(broker, namespace, tmp_path) as process:
         for count, options in PUBLISHERS:

@@ -73,7 +73,7 @@ def test_a_sequencer_at_work_one_that_was_killed_and_a_trimmed_input(
 ) -> None:
     init(broker, namespace, PARTITIONS)
     topics = Topics(namespace)
-    workload = Workload(5, aggregates=200, conflicts=0.1)
+    workload = Workload(5, aggregates=200, conflicts=0.1, lists=0.1)
     with SequencerProcess(broker, namespace, tmp_path) as process:
         process.await_sequencing(PARTITIONS)
         # What the Python client's own routing brings to the wrong partition is forwarded.
