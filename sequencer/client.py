@@ -20,6 +20,7 @@ from typing import Any, Generic, Self, cast, overload
 from sequencer.client_answer import is_in
 from sequencer.client_appender import Append, Appender
 from sequencer.client_errors import OutcomeUnknown, Rejected, SequenceGap, Undecodable, WrongExpectedVersion
+from sequencer.client_group import GroupSubscription
 from sequencer.client_lives import pulsar_client
 from sequencer.client_message import message_of
 from sequencer.client_subscription import Subscription
@@ -55,6 +56,7 @@ __all__ = [
     "Checkpoint",
     "Codec",
     "EventStore",
+    "GroupSubscription",
     "NewEvent",
     "OutcomeUnknown",
     "Recorded",
@@ -206,25 +208,40 @@ class EventStore(Generic[T]):
                 self._appender.forget(append)
         return _outcome(key, reply)
 
+    @overload
+    def subscribe(
+        self, from_: From | Checkpoint = ..., partitions: Iterable[int] | None = ..., group: None = ...
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, from_: From = ..., partitions: Iterable[int] | None = ..., *, group: str
+    ) -> GroupSubscription[T]: ...
     def subscribe(
         self,
         from_: From | Checkpoint = BEGINNING,
         partitions: Iterable[int] | None = None,
+        group: str | None = None,
     ) -> Subscription[T]:
         """Accepted events, in order within each partition, and so for each aggregate; without end.
 
         Args:
             from_: BEGINNING, END (what is accepted from now on), or a checkpoint: after the event that it belongs to.
             partitions: of `events`; None means all.
+            group: share the partitions with other subscriptions of this name; the broker remembers what they `commit`,
+                and `from_` matters to the first of them only. Each partition is read by one of them at a time.
 
         Raises:
-            ValueError: there is no such partition.
+            ValueError: there is no such partition, the group's name is none, or a group has been given a checkpoint.
         """
         assert self._appender is not None, "the store is not connected"
         chosen = range(self._partitions) if partitions is None else sorted(set(partitions))
         if not chosen or chosen[0] < 0 or chosen[-1] >= self._partitions:
             raise ValueError(f"partitions {list(chosen)}, there are {self._partitions}")
-        return Subscription(self.settings, self._topics, chosen, from_, self._codec)
+        if group is None:
+            return Subscription(self.settings, self._topics, chosen, from_, self._codec)
+        if isinstance(from_, Checkpoint):
+            raise ValueError("a group's checkpoint is kept by the broker")
+        return GroupSubscription(self.settings, self._topics, chosen, from_, self._codec, group)
 
     @property
     def partitions(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,8 @@ class Stored(NamedTuple):
     properties: dict[str, str]
     payload: bytes
     published_at_ms: int
+    batch_size: int
+    """Messages in its entry."""
 
 
 class _Structured(msgspec.Struct, gc=False):
@@ -62,21 +65,32 @@ def _read(entry: Entry, partition: int) -> list[Stored]:
         if entry.damage:
             raise CorruptBatch(entry.damage)
         if metadata.encryption_keys:
-            return [_stored(metadata, entry.payload, at, metadata.publish_time)]
+            return [_stored(metadata, entry.payload, at, metadata, 1)]
         data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
         if not metadata.HasField("num_messages_in_batch"):
-            return [_stored(metadata, data, at, metadata.publish_time)]
+            return [_stored(metadata, data, at, metadata, 1)]
+        size = metadata.num_messages_in_batch
         return [
-            _stored(single, payload, at._replace(batch_index=index), metadata.publish_time)
-            for index, (single, _, payload) in enumerate(split_batch(data, metadata.num_messages_in_batch))
-            if not single.compacted_out
+            _stored(single, payload, at._replace(batch_index=index), metadata, size)
+            for index, (single, _, payload) in enumerate(split_batch(data, size))
+            if not single.compacted_out and not _acknowledged(entry.ack_set, index)
         ]
     except (CorruptBatch, KeyError, ValueError) as broken:
         raise Undecodable(partition, str(at), str(broken)) from broken
 
 
+def _acknowledged(ack_set: Sequence[int], index: int) -> bool:
+    """Whether a group has acknowledged a message of a batch of which the rest is still to be read."""
+    word, bit = divmod(index, 64)
+    return word < len(ack_set) and not ack_set[word] >> bit & 1
+
+
 def _stored(
-    message: MessageMetadata | SingleMessageMetadata, payload: bytes, position: MessageId, published_at_ms: int
+    message: MessageMetadata | SingleMessageMetadata,
+    payload: bytes,
+    position: MessageId,
+    entry: MessageMetadata,
+    batch_size: int,
 ) -> Stored:
     properties = {field.key: field.value for field in message.properties}
     return Stored(
@@ -87,7 +101,8 @@ def _stored(
         int(properties["sequence"]),
         properties,
         payload,
-        published_at_ms,
+        entry.publish_time,
+        batch_size,
     )
 
 
@@ -118,6 +133,7 @@ def recorded(stored: Stored, checkpoint: Checkpoint, codec: Codec[T]) -> Recorde
         properties=properties,
         position=stored.position,
         published_at_ms=stored.published_at_ms,
+        batch_size=stored.batch_size,
         checkpoint=checkpoint,
     )
 

@@ -128,11 +128,24 @@ class Subscription(Generic[T]):
         self._queue.append(item)
         self._arrived.set()
 
+    def _take_back(self, partition: int) -> None:
+        """Drop what has been read of a partition and not been given out."""
+        self._taken = deque(event for event in self._taken if event.partition != partition)
+        kept = [item for item in self._queue if isinstance(item, SequencerError) or item[0].partition != partition]
+        self._queue = deque(kept)
+        self._room.set()
+
     async def _one_life(self) -> None:
         self._reading.clear()
         async with pulsar_client(self._settings) as client, asyncio.TaskGroup() as life:
             for partition in self._points:
-                life.create_task(self._read(client, partition))
+                life.create_task(self._read_or_tell(client, partition))
+
+    async def _read_or_tell(self, client: PulsarClient, partition: int) -> None:
+        try:
+            await self._read(client, partition)
+        except SequencerError as wrong:
+            await self._hand_on(wrong)
 
     async def _read(self, client: PulsarClient, partition: int) -> None:
         """Read a partition from where it has been read to, until the connection is lost or something is wrong."""
@@ -145,11 +158,7 @@ class Subscription(Generic[T]):
         self._has_begun(partition)
         while True:
             for entry in await reader.take(max_messages=TAKE_MESSAGES, max_bytes=TAKE_BYTES):
-                try:
-                    events, point = read_new(entry, partition, point)
-                except SequencerError as wrong:
-                    await self._hand_on(wrong)
-                    return
+                events, point = read_new(entry, partition, point)
                 if events:
                     await self._hand_on(events)
                 self._points[partition] = point

@@ -206,6 +206,7 @@ class Recorded(msgspec.Struct, Generic[T], frozen=True):
         properties: all of its message properties, the sequencer's own included.
         position: where it stands, `ledger:entry:partition:batch index`.
         published_at_ms: when its sequencer published it, Unix time.
+        batch_size: events in the entry that holds it, which `GroupSubscription.commit` has to know.
         checkpoint: where to go on after this event.
     """
 
@@ -219,6 +220,7 @@ class Recorded(msgspec.Struct, Generic[T], frozen=True):
     properties: Mapping[str, str]
     position: MessageId
     published_at_ms: int
+    batch_size: int
     checkpoint: Checkpoint
 
 

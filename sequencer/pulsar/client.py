@@ -171,13 +171,16 @@ class PulsarClient:
         *,
         consumer_name: str | None = None,
         initial_position: MessageId = EARLIEST,
+        failover: bool = False,
     ) -> Consumer:
-        """Consume through a durable, exclusive subscription. Nothing is delivered before the first `take`.
+        """Consume through a durable subscription, exclusively. Nothing is delivered before the first `take`.
 
         Args:
             topic: a topic or one partition of it.
             subscription: made if it does not exist, at `initial_position`: EARLIEST or LATEST.
             consumer_name: shows in the broker's statistics.
+            failover: share the subscription with others, one of which has its turn; of several partitions the broker
+                gives each a fair share, in the order of their names. See `Consumer.turn`.
 
         Raises:
             ConsumerBusy: another consumer holds the subscription.
@@ -187,9 +190,10 @@ class PulsarClient:
         return await self._consumer(
             topic,
             lambda consumer_id: commands.subscribe_durable(
-                topic, subscription, consumer_id, consumer_name, initial_position
+                topic, subscription, consumer_id, consumer_name, initial_position, failover
             ),
             f"SUBSCRIBE {subscription} to {topic}",
+            failover=failover,
         )
 
     async def reader(
@@ -263,6 +267,7 @@ class PulsarClient:
         what: str,
         after: MessageId | None = None,
         window_messages: int | None = None,
+        failover: bool = False,
     ) -> Consumer:
         async def open_consumer() -> Consumer:
             connection = await self._locate(topic)
@@ -277,7 +282,8 @@ class PulsarClient:
                 what,
                 lambda: connection.detach_consumer(consumer_id),
             )
-            return Consumer(connection, topic, consumer_id, after, window_messages)
+            has_turn = opening.has_turn or not failover
+            return Consumer(connection, topic, consumer_id, after, window_messages, has_turn)
 
         return await self._retried(open_consumer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -120,14 +121,19 @@ def send(producer_id: int, sequence_id: int, num_messages: int, txn: TxnId | Non
 
 
 def subscribe_durable(
-    topic: str, subscription: str, consumer_id: int, consumer_name: str | None, initial_position: MessageId
+    topic: str,
+    subscription: str,
+    consumer_id: int,
+    consumer_name: str | None,
+    initial_position: MessageId,
+    failover: bool,
 ) -> BaseCommand:
-    """SUBSCRIBE to a durable, exclusive subscription; `initial_position` (EARLIEST or LATEST) counts when it is new."""
+    """SUBSCRIBE to a durable subscription; `initial_position` (EARLIEST or LATEST) counts when it is new."""
     at_start = initial_position == EARLIEST
     command = CommandSubscribe(
         topic=topic,
         subscription=subscription,
-        subType=CommandSubscribe.Exclusive,
+        subType=CommandSubscribe.Failover if failover else CommandSubscribe.Exclusive,
         consumer_id=consumer_id,
         request_id=0,
         durable=True,
@@ -209,6 +215,20 @@ def ack(consumer_id: int, ids: Sequence[MessageId], txn: TxnId | None) -> BaseCo
         data.CopyFrom(message_id_to_wire(MessageId(message_id.ledger, message_id.entry)))
     if txn is not None:
         command.txnid_most_bits, command.txnid_least_bits = txn
+    return BaseCommand(type=BaseCommand.ACK, ack=command)
+
+
+def ack_up_to(consumer_id: int, message_id: MessageId, batch_size: int) -> BaseCommand:
+    """ACK of everything up to a message. The part of its batch after it is named as not acknowledged."""
+    command = CommandAck(consumer_id=consumer_id, ack_type=CommandAck.Cumulative)
+    data = command.message_id.add()
+    data.CopyFrom(message_id_to_wire(MessageId(message_id.ledger, message_id.entry)))
+    left = batch_size - message_id.batch_index - 1
+    if message_id.batch_index >= 0 and left > 0:
+        bits = ((1 << left) - 1) << (message_id.batch_index + 1)
+        words = bits.to_bytes((batch_size + 63) // 64 * 8, "little")
+        data.ack_set.extend(word for (word,) in struct.iter_unpack("<q", words))
+        data.batch_size = batch_size
     return BaseCommand(type=BaseCommand.ACK, ack=command)
 
 

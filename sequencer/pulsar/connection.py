@@ -33,6 +33,7 @@ from sequencer.pulsar.events import (
     Refused,
     SendRefused,
     Stored,
+    TurnChanged,
 )
 from sequencer.pulsar.frames import DEFAULT_MAX_MESSAGE_BYTES
 from sequencer.pulsar.ports import ConsumerPort, ProducerPort, fail
@@ -279,6 +280,10 @@ class Connection(asyncio.BufferedProtocol):
                 consumer = self._consumers.pop(consumer_id, None)
                 if consumer is not None:
                     consumer.on_closed(EndpointClosed("the broker has closed the consumer"))
+            case TurnChanged(consumer_id, active):
+                consumer = self._consumers.get(consumer_id)
+                if consumer is not None:
+                    consumer.on_turn_changed(active)
             case Connected(_, max_message_bytes):
                 self.max_message_bytes = max_message_bytes
                 if not self._opened.done():

@@ -51,6 +51,8 @@ class Consumer:
     Attributes:
         topic: the topic (partition) that it consumes.
         lost: done when the consumer has ended, for whatever reason: that reason is the result.
+        turn: counts the changes of turns of a failover subscription; with each one, delivery begins anew from what is
+            acknowledged, here or at another consumer. It has its first entry only after the broker has given it a turn.
     """
 
     def __init__(
@@ -60,9 +62,12 @@ class Consumer:
         consumer_id: int,
         after: MessageId | None = None,
         window_messages: int | None = None,
+        has_turn: bool = True,
     ) -> None:
         self.topic = topic
         self._window_messages = window_messages
+        self.turn = 0
+        self._has_turn = has_turn
         # Delivery begins after this entry, while the broker begins with it.
         self._after = None if after is None else after[:2]
         self._loop = asyncio.get_running_loop()
@@ -88,6 +93,8 @@ class Consumer:
     async def take(self, *, max_messages: int, max_bytes: int) -> list[Entry]:
         """Wait for an entry, then return all that have arrived, in order, within the limits but at least one.
 
+        Nothing is returned where the turn has changed meanwhile, see `turn`.
+
         Args:
             max_messages: messages in all entries together.
             max_bytes: bytes of all payloads together, once decompressed.
@@ -97,7 +104,8 @@ class Consumer:
         """
         assert self._arrival is None, "somebody else is already waiting in take()"
         self.start()
-        while not self._held or self._reason is not None:
+        turn = self.turn
+        while (not self._held and self.turn == turn) or self._reason is not None:
             if self._reason is not None:
                 raise self._reason
             self._arrival = self._loop.create_future()
@@ -105,6 +113,8 @@ class Consumer:
                 await self._arrival
             finally:
                 self._arrival = None
+        if self.turn != turn:
+            return []
         held = self._held
         taken: list[Entry] = []
         while held:
@@ -134,6 +144,22 @@ class Consumer:
             return future
         assert ids, "nothing to acknowledge"
         answer = self._connection.start(commands.ack(self._id, ids, txn), f"ACK on {self.topic}")
+        return cast("asyncio.Future[None]", answer)
+
+    def ack_up_to(self, message_id: MessageId, batch_size: int) -> asyncio.Future[None]:
+        """Acknowledge a message and everything before it, for good; of its batch the rest stays unacknowledged.
+
+        Never on a subscription whose acknowledgements are part of transactions. The future fails as that of `ack`.
+
+        Args:
+            message_id: batch index -1 stands for the whole entry.
+            batch_size: messages in its entry.
+        """
+        if self._reason is not None:
+            future: asyncio.Future[None] = self._loop.create_future()
+            fail(future, self._reason)
+            return future
+        answer = self._connection.start(commands.ack_up_to(self._id, message_id, batch_size), f"ACK on {self.topic}")
         return cast("asyncio.Future[None]", answer)
 
     async def last_message_id(self) -> MessageId:
@@ -196,8 +222,9 @@ class Consumer:
         counted = messages_counted(entry)
         self._permits = _as_int32(self._permits - counted)
         messages = max(1, counted)
-        if consumer_epoch < self._epoch or entry.message_id[:2] == self._after:
-            # It was on its way when redelivery was asked for, and comes again; or it is where a reader left off.
+        if consumer_epoch < self._epoch or entry.message_id[:2] == self._after or not self._has_turn:
+            # It was on its way when redelivery was asked for, or the turn changed, and comes again; or it is where a
+            # reader left off.
             self._allow_more()
             return
         per_message = size_bytes / messages
@@ -210,13 +237,26 @@ class Consumer:
         if self._held_bytes > RECEIVE_LIMIT_BYTES:
             self._connection.drop(ProtocolViolation(f"{self.topic}: more than {RECEIVE_LIMIT_BYTES} bytes delivered"))
             return
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self._wake()
         self._allow_more()
+
+    def on_turn_changed(self, active: bool) -> None:
+        """Of a failover subscription: what has not been taken comes again, to whoever has the turn."""
+        self.turn += 1
+        self._has_turn = active
+        self._held.clear()
+        self._held_bytes = 0
+        self._wake()
+        if self._started:
+            self._allow_more()
 
     def on_closed(self, reason: PulsarError) -> None:
         """The broker has closed the consumer, or the connection has ended."""
         self._end(reason)
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     def _allow_more(self) -> None:
         """Grant permits when half of what may be under way has been used up, so that FLOWs stay few."""
@@ -243,8 +283,7 @@ class Consumer:
         self._connection.detach_consumer(self._id)
         self._held.clear()
         self._held_bytes = 0
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self._wake()
         if not self.lost.done():
             self.lost.set_result(reason)
 

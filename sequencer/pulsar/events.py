@@ -121,6 +121,13 @@ class ConsumerClosed(NamedTuple):
     consumer_id: int
 
 
+class TurnChanged(NamedTuple):
+    """A consumer of a failover subscription has its turn from now on, or has it no longer."""
+
+    consumer_id: int
+    active: bool
+
+
 class ConnectionRefused(NamedTuple):
     """The broker refuses the connection as a whole, at the handshake or later."""
 
@@ -144,6 +151,7 @@ Event = (
     | Delivered
     | ProducerClosed
     | ConsumerClosed
+    | TurnChanged
     | ConnectionRefused
     | Broken
 )

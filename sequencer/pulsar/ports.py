@@ -24,6 +24,7 @@ class ConsumerPort(Protocol):
     """What a connection tells a consumer."""
 
     def on_entry(self, entry: Entry, consumer_epoch: int) -> None: ...
+    def on_turn_changed(self, active: bool) -> None: ...
     def on_closed(self, reason: PulsarError) -> None: ...
 
 
@@ -32,6 +33,7 @@ class Opening:
 
     def __init__(self) -> None:
         self.closed: PulsarError | None = None
+        self.has_turn = False
         self.answer: asyncio.Future[Answer] | None = None
 
     def on_stored(self, sequence_id: int, message_id: MessageId) -> None:
@@ -42,6 +44,10 @@ class Opening:
 
     def on_entry(self, entry: Entry, consumer_epoch: int) -> None:
         """No delivery has been allowed yet."""
+
+    def on_turn_changed(self, active: bool) -> None:
+        """The broker tells it before it answers, or later."""
+        self.has_turn = active
 
     def on_closed(self, reason: PulsarError) -> None:
         """Whoever waits for the opening waits in vain."""

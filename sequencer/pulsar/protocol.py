@@ -30,6 +30,7 @@ from sequencer.pulsar.events import (
     Refused,
     SendRefused,
     Stored,
+    TurnChanged,
     TxnOpened,
 )
 from sequencer.pulsar.frames import (
@@ -117,7 +118,7 @@ PLAIN_ANSWERS = frozenset(
 )
 """Answers that hold a request_id and, at most, an error and a message."""
 
-IGNORED = frozenset({_T.PONG, _T.ACTIVE_CONSUMER_CHANGE, _T.REACHED_END_OF_TOPIC})
+IGNORED = frozenset({_T.PONG, _T.REACHED_END_OF_TOPIC})
 """What a broker may tell that is of no consequence here. PONG has done its work by arriving."""
 
 HANDSHAKE = frozenset({_T.CONNECTED, _T.AUTH_CHALLENGE, _T.ERROR, _T.PING, _T.PONG})
@@ -337,6 +338,10 @@ class Protocol:
         refused = command.send_error
         return SendRefused(refused.producer_id, refused.sequence_id, refused.error, str(refused.message))
 
+    def _turn_changed(self, command: BaseCommand) -> Event:
+        change = command.active_consumer_change
+        return TurnChanged(change.consumer_id, change.is_active)
+
     def _close_producer(self, command: BaseCommand) -> Event:
         return ProducerClosed(command.close_producer.producer_id)
 
@@ -364,6 +369,7 @@ _OTHERS: Mapping[int, Callable[[Protocol, BaseCommand], Event | None]] = Mapping
         _T.SEND_ERROR: Protocol._send_error,
         _T.CLOSE_PRODUCER: Protocol._close_producer,
         _T.CLOSE_CONSUMER: Protocol._close_consumer,
+        _T.ACTIVE_CONSUMER_CHANGE: Protocol._turn_changed,
         _T.TOPIC_MIGRATED: Protocol._topic_migrated,
     }
 )

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -33,6 +33,7 @@ from sequencer.client import (
     json_codec,
 )
 from sequencer.client_sync import SyncEventStore
+from sequencer.pulsar.errors import PulsarError
 from sequencer.topics import TopicMissing
 from tests.conftest import make_namespace
 from tests.faults.proxy import FaultProxy, Way
@@ -476,6 +477,113 @@ def test_a_lost_connection_is_not_seen_by_a_subscription(running: Running) -> No
     with FaultProxy(port, 1) as proxy:
         run(work(proxy))
         assert proxy.effects["connections cut"] >= 5
+
+
+class Member:
+    """A member of a group that commits after every so many events, and remembers what it was given."""
+
+    def __init__(self, store: Store, group: str, commit_every: int) -> None:
+        self.subscription = store.subscribe(group=group)
+        self.given: list[tuple[str, int]] = []
+        self.partitions: list[int] = []
+        self.committed: set[tuple[str, int]] = set()
+        self._commit_every = commit_every
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._work())
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._task.done():
+                self._task.result()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def leave(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await self.subscription.close()
+
+    async def _work(self) -> None:
+        dealt_with: dict[int, set[tuple[str, int]]] = {}
+        try:
+            async for event in self.subscription:
+                self.given.append((event.key, event.version))
+                self.partitions.append(event.partition)
+                dealt_with.setdefault(event.partition, set()).add((event.key, event.version))
+                if len(self.given) % self._commit_every == 0:
+                    await self.subscription.commit(event)
+                    self.committed |= dealt_with.pop(event.partition)
+                self._changed.set()
+        finally:
+            self._changed.set()
+
+
+def test_a_group_shares_the_partitions_and_loses_nothing(running: Running) -> None:
+    accounts, others = [key() for _ in range(20)], [key() for _ in range(20)]
+    expected = {(account, version) for account in accounts for version in range(10)}
+
+    async def append_all(store: Store) -> None:
+        await asyncio.gather(*(store.append(account, list(range(5))) for account in accounts))
+
+    async def work(proxy: FaultProxy) -> None:
+        group = f"group-{uuid4()}"
+        async with running.store() as store, running.store(service_url=proxy.url(0)) as shaky:
+            first = Member(store, group, 7)
+            await append_all(store)
+            half = {(account, version) for account, version in expected if version < 5}
+            await first.until(lambda: half <= set(first.given))
+            assert set(first.partitions) == set(range(PARTITIONS))
+            second = Member(shaky, group, 3)
+            await asyncio.gather(*(store.append(account, "more") for account in others for _ in range(3)))
+            await second.until(lambda: bool(second.given))
+            await asyncio.to_thread(proxy.cut, 0)
+            given = len(second.given)
+            await asyncio.gather(*(store.append(account, "more") for account in others for _ in range(3)))
+            await second.until(lambda: len(second.given) > given)
+            first.partitions.clear()
+            second.partitions.clear()
+            await append_all(store)
+            await second.until(lambda: len(second.partitions) > 20)
+            # Each has one of the two partitions, and what the first had committed does not come again.
+            assert len(set(second.partitions)) == 1
+            assert set(first.partitions).isdisjoint(second.partitions)
+            assert first.committed.isdisjoint(second.given)
+            await second.leave()
+            await first.until(lambda: expected <= set(first.given + second.given))
+            await first.leave()
+            with pytest.raises(ValueError, match="broker"):
+                store.subscribe(Checkpoint({}), group=group)  # type: ignore[call-overload]
+            with pytest.raises(ValueError, match="name"):
+                store.subscribe(group="a/b")
+
+    with FaultProxy(int(running.broker.service_url.rpartition(":")[2]), 1) as proxy:
+        run(work(proxy))
+
+
+def test_a_group_goes_on_in_the_middle_of_an_entry(running: Running) -> None:
+    async def work() -> None:
+        group, account = f"group-{uuid4()}", key()
+        async with running.store() as store:
+            async with store.subscribe(END, group=group) as events:
+                await store.append(account, list(range(100)))
+                for _ in range(70):
+                    last = await anext(events)
+                await events.commit(last)
+                await events.close()
+                with pytest.raises(StopAsyncIteration):
+                    await anext(events)
+                with pytest.raises(PulsarError):
+                    await events.commit(last)
+            async with store.subscribe(group=group) as events:
+                rest = [await anext(events) for _ in range(30)]
+                assert [event.version for event in rest] == list(range(70, 100))
+                await events.commit(rest[-1])
+            async with store.subscribe(group=group) as events:
+                await store.append(account, "after")
+                assert (await anext(events)).version == 100
+
+    run(work())
 
 
 class Opened(TypedDict):

@@ -64,6 +64,13 @@ def test_where_nothing_is_known_any_sequence_is_the_first() -> None:
     assert point.next_sequence == 10
 
 
+def test_what_a_group_has_acknowledged_of_an_entry_is_passed_over() -> None:
+    entry = entry_of(*range(70))._replace(ack_set=(-(2**63), 0b111111))
+    events, _ = read_new(entry, 3, PartitionPoint(None, MessageId(-1, -1)))
+    assert [event.sequence for event in events] == list(range(63, 70))
+    assert len(read_new(entry_of(*range(70)), 3, FROM_THE_START)[0]) == 70
+
+
 @pytest.mark.parametrize(("sequences", "expected", "found"), [((1,), 0, 1), ((0, 2), 1, 2), ((0, 0), 1, 0)])
 def test_a_gap_and_a_repeat_are_found(sequences: tuple[int, ...], expected: int, found: int) -> None:
     with pytest.raises(SequenceGap, match=f"sequence {found} instead of {expected}") as gap:
@@ -94,7 +101,7 @@ def test_what_no_sequencer_wrote_is_told() -> None:
 
 def stored(payload: bytes) -> Stored:
     properties = properties_of(0, type="opened", something="else")
-    return Stored(3, MessageId(5, 7, 3, 0), "a", 4, 0, properties, payload, 1700)
+    return Stored(3, MessageId(5, 7, 3, 0), "a", 4, 0, properties, payload, 1700, 1)
 
 
 CHECKPOINT = Checkpoint({3: PartitionPoint(1, MessageId(5, 7, 3, 0))})

@@ -23,6 +23,7 @@ from sequencer.pulsar.events import (
     Refused,
     SendRefused,
     Stored,
+    TurnChanged,
     TxnOpened,
 )
 from sequencer.pulsar.frames import FRAME_PADDING_BYTES, LATEST, MessageId, TxnId, encode_command, encode_payload_head
@@ -46,6 +47,7 @@ from sequencer.pulsar.pulsar_api_pb2 import (
     CommandPing,
     CommandPong,
     CommandProducerSuccess,
+    CommandReachedEndOfTopic,
     CommandSendError,
     CommandSendReceipt,
     CommandSuccess,
@@ -61,7 +63,7 @@ EVERY_REQUEST: list[BaseCommand] = [
     commands.partitioned_metadata("t"),
     commands.create_producer("t", 1, "name", commands.AccessMode.WAIT_FOR_EXCLUSIVE),
     commands.close_producer(1),
-    commands.subscribe_durable("t", "s", 1, "name", LATEST),
+    commands.subscribe_durable("t", "s", 1, "name", LATEST, failover=False),
     commands.subscribe_reader("t", "s", 1, start=MessageId(1, 2), read_compacted=True, rollback_s=3),
     commands.close_consumer(1),
     commands.get_last_message_id(1),
@@ -455,9 +457,16 @@ def test_what_the_broker_closes() -> None:
     assert events == [ProducerClosed(1), ConsumerClosed(2), ConsumerClosed(3)]
 
 
-def test_what_is_of_no_consequence() -> None:
-    change = CommandActiveConsumerChange(consumer_id=1, is_active=True)
+@pytest.mark.parametrize("active", [True, False])
+def test_a_turn_of_a_failover_subscription(active: bool) -> None:
+    change = CommandActiveConsumerChange(consumer_id=1, is_active=active)
     heard = BaseCommand(type=BaseCommand.ACTIVE_CONSUMER_CHANGE, active_consumer_change=change)
+    assert hear(opened(), heard) == [TurnChanged(1, active)]
+
+
+def test_what_is_of_no_consequence() -> None:
+    ended = CommandReachedEndOfTopic(consumer_id=1)
+    heard = BaseCommand(type=BaseCommand.REACHED_END_OF_TOPIC, reachedEndOfTopic=ended)
     assert hear(opened(), heard) == []
 
 
