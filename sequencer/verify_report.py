@@ -13,10 +13,10 @@ class Invariant(StrEnum):
 
     I1 = "versions of an aggregate are 0, 1, 2, ... without gap or repeat, in one partition"
     I2 = "sequence of a partition is 0, 1, 2, ... without gap or repeat"
-    I3 = "every submission has exactly one outcome, and is acknowledged if and only if it has it"
+    I3 = "every submission has exactly one outcome, a list one as a whole, and is acknowledged if and only if it has it"
     I4 = "an expected version was the aggregate's version where accepted, and was not where rejected for it"
     I5 = "the index holds the version of each aggregate's last event"
-    I6 = "no event is accepted twice, and a duplicate was accepted before"
+    I6 = "no event is accepted twice, and what a rejection says of ids is true"
     I7 = "outcomes of an aggregate keep the order of submission"
 
 
