@@ -184,6 +184,10 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
 
 async def unless(stop: asyncio.Event, work: Awaitable[Result]) -> Result | None:
     """The result of `work`; None where `stop` is set first, and then the work is cancelled."""
+    if stop.is_set():
+        # Work that is done at once, over and over, as with a backlog, would win every race.
+        asyncio.ensure_future(work).cancel()
+        return None
     return await _race(work, stop.wait())
 
 
@@ -228,7 +232,10 @@ async def acquire(client: PulsarClient, partition: Partition, index: VersionInde
     finally:
         elected.cancel()
     log.info("%s: granted, epoch %d", partition, owner.topic_epoch)
-    return await take_over(client, partition, owner)
+    # Who loses the partition again would wait here for the consumer of whoever has it now.
+    office = await _race(take_over(client, partition, owner), _raise_when_lost(owner))
+    assert office is not None, "a loss is raised"
+    return office
 
 
 async def take_over(client: PulsarClient, partition: Partition, owner: Producer) -> Office:

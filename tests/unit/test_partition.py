@@ -69,6 +69,20 @@ def test_unless_ends_the_work_before_it_returns() -> None:
     assert steps == ["work let go", "returned"]
 
 
+def test_unless_begins_nothing_any_more_when_it_is_stopped_already() -> None:
+    """Otherwise a sequencer with a backlog, which never has to wait for work, would not hear that it is to stop."""
+
+    async def work() -> int:
+        raise AssertionError("it was begun")
+
+    async def run() -> int | None:
+        stop = asyncio.Event()
+        stop.set()
+        return await unless(stop, work())
+
+    assert asyncio.run(run()) is None
+
+
 def test_a_failure_of_either_is_raised_and_ends_the_other() -> None:
     ended: list[str] = []
 
