@@ -259,7 +259,7 @@ def granted(last_sequence_id: int) -> bytes:
     return framed(command)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(streams)
 @example(granted(-2))
 @example(granted(2**63 - 1))
@@ -267,7 +267,7 @@ def test_whatever_a_broker_says_only_pulsar_errors_come_of_it(stream: bytes) -> 
     run(stream)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(streams)
 def test_whatever_comes_instead_of_a_handshake(stream: bytes) -> None:
     run(stream, before=b"")

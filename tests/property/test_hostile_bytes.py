@@ -34,7 +34,7 @@ from state.peek import peek_index
 from tests.hostile import COUNTS, IDS, MESSAGES, SCALARS, SIZES, broken, deep, entries, json_bytes, plant
 from tests.submitted import batch, sent_metadata, stored
 
-EXAMPLES = 150
+EXAMPLES = 100
 LIMIT_BYTES = 1 << 20
 SLACK_BYTES = 1 << 20
 COMPRESSED = st.sampled_from([kind for kind in Compression if kind is not Compression.NONE])
