@@ -90,6 +90,9 @@ def append(connection: Connection, order: Order, *, as_json: bool) -> int:
         appended = asyncio.run(_append(connection, order))
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from wrong
+    except KeyboardInterrupt:
+        click.echo(f"interrupted before the answer came; {_how_to_settle(order)}", err=True)
+        raise
     except (WrongExpectedVersion, Rejected) as rejected:
         _show(as_json, _rejection(order, rejected), f"rejected: {rejected}", err=True)
         return EXIT_REJECTED

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
@@ -43,12 +44,15 @@ class SyncEventStore(Generic[T]):
     ) -> None:
         """As `EventStore`."""
         self._store: EventStore[T] = EventStore(service_url=service_url, namespace=namespace, token=token, codec=codec)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="event-store", daemon=True)
-        self._subscriptions: list[SyncSubscription[T]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._subscriptions: weakref.WeakSet[SyncSubscription[T]] = weakref.WeakSet()
 
     def connect(self) -> Self:
         """As `EventStore.connect`."""
+        assert self._loop is None, "already connected"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="event-store", daemon=True)
         self._thread.start()
         try:
             self._wait(self._store.connect())
@@ -59,8 +63,8 @@ class SyncEventStore(Generic[T]):
 
     def close(self) -> None:
         """As `EventStore.close`; it ends the subscriptions too."""
-        if self._thread.is_alive():
-            for subscription in self._subscriptions:
+        if self._loop is not None:
+            for subscription in list(self._subscriptions):
                 subscription.close()
             self._wait(self._store.close())
             self._stop()
@@ -91,8 +95,10 @@ class SyncEventStore(Generic[T]):
         async def subscribe() -> Subscription[T]:
             return self._store.subscribe(from_, partitions)
 
-        subscription = SyncSubscription(self._wait(subscribe()), self._loop)
-        self._subscriptions.append(subscription)
+        made = self._wait(subscribe())
+        assert self._loop is not None
+        subscription = SyncSubscription(made, self._loop)
+        self._subscriptions.add(subscription)
         return subscription
 
     @property
@@ -101,12 +107,16 @@ class SyncEventStore(Generic[T]):
         return self._store.partitions
 
     def _wait(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        assert self._loop is not None, "the store is not connected"
         return _wait(work, self._loop)
 
     def _stop(self) -> None:
+        assert self._loop is not None
+        assert self._thread is not None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._loop = self._thread = None
 
 
 class SyncSubscription(Generic[T]):
