@@ -434,6 +434,36 @@ def test_a_fenced_zombie_cannot_send(broker: EmbeddedBroker, topic: str) -> None
     run(story())
 
 
+def test_a_defect_of_the_broker_what_claims_to_be_no_messages_is_not_delivered(
+    broker: EmbeddedBroker, topic: str
+) -> None:
+    """Where the claims of the batches that it (4.2.4) reads at once add up to 0, it sends none of them, and goes on
+    with what comes after; they come with the next subscription, in other company. What follows from it: see
+    docs/reliability.md."""
+
+    def claiming(messages: int) -> bytes:
+        return MessageMetadata(num_messages_in_batch=messages).SerializePartialToString()
+
+    async def story() -> None:
+        async with PulsarClient(broker.service_url) as client:
+            producer = await client.producer(topic)
+            await producer.send(claiming(1), b"somebody's", 1)
+            await producer.send(claiming(-1), b"a hostile one", 1)
+            consumer = await client.subscribe(topic, SUBSCRIPTION)
+            consumer.start()
+            await consumer.last_message_id()  # answered after the FLOW, so that both are read
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await take(consumer, 1)
+            await producer.send(claiming(1), b"after", 1)
+            assert [entry.payload for entry in await take(consumer, 1)] == [b"after"]
+            await consumer.close()
+            again = await client.subscribe(topic, SUBSCRIPTION)
+            assert [entry.payload for entry in await take(again, 3)] == [b"somebody's", b"a hostile one", b"after"]
+
+    run(story())
+
+
 # --- Transactions ---
 
 
