@@ -13,6 +13,9 @@ from tests.faults.schedule import Fault
 
 MEAN_GAP_S = 1.6
 QUIET_START_S = 1.0
+KILL_WEIGHT = 5
+"""How much likelier than any other fault of a client its kill is."""
+
 CLIENTS = 3
 TASKS = 8
 PAUSE_S = 0.3
@@ -75,8 +78,7 @@ def _client_fault(random: Random) -> Fault:
     target = f"client {random.randrange(CLIENTS)}"
     kind, for_s, detail = random.choice(
         [
-            ("kill", random.choice([0.0, 1.0]), ""),
-            ("kill", random.choice([0.0, 1.0]), ""),
+            *[("kill", random.choice([0.0, 0.5, 1.5]), "")] * KILL_WEIGHT,
             ("stop", random.choice([0.5, 2.0, 5.0]), ""),
             ("cut", 0.0, ""),
             ("refuse", random.choice([0.5, 2.0]), ""),
