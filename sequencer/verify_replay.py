@@ -125,14 +125,13 @@ class Replay:
         aggregates = set[bytes]()
         ids = set[bytes]()
         for item in chunk:
-            for found in item.outcomes:
-                described = item.submission or found.outcome
-                aggregates.add(self._prefix + described.aggregate)
-                if found.kind == ACCEPTED or found.outcome.reason != OTHER_REASON:
-                    event_ids = item.submission.event_ids if item.submission else [found.outcome.event_id]
-                    ids.update(self._prefix + event_id + described.aggregate for event_id in event_ids)
-            if item.copy and item.submission:
-                aggregates.add(self._prefix + item.submission.aggregate)
+            submission = item.submission
+            aggregate = (submission or item.outcomes[0].outcome).aggregate
+            event_ids = submission.event_ids if submission else [item.outcomes[0].outcome.event_id]
+            if item.outcomes or item.copy:
+                aggregates.add(self._prefix + aggregate)
+            if any(found.kind == ACCEPTED or found.outcome.reason != OTHER_REASON for found in item.outcomes):
+                ids.update(self._prefix + event_id + aggregate for event_id in event_ids)
         keys, values = list(aggregates), self._tables["judged"].get(list(aggregates))
         self._judged = {
             key: Judged() if value is None else Judged.from_bytes(value)
