@@ -317,7 +317,8 @@ def _to_decrypt(metadata: MessageMetadata) -> MessageMetadata:
 def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawed:
     """An encrypted entry: in binary mode a single message can be judged by its properties and travel on unopened."""
     if entry.metadata.HasField("num_messages_in_batch"):
-        detail = f"the keys of an encrypted batch cannot be seen; messages in it: {entry.metadata.num_messages_in_batch}"
+        count = entry.metadata.num_messages_in_batch
+        detail = f"the keys of an encrypted batch cannot be seen; messages in it: {count}"
         return _closed(entry, source, Reason.ENCRYPTED, detail, limit)
     single = _single_metadata(entry.metadata, len(entry.payload))
     if all(field.key != "id" for field in single.properties):
