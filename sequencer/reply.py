@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from sequencer.entries import Output
-from sequencer.event import MAX_DETAIL_BYTES, Accepted, Flawed, Reason, Rejected, Submission
+from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Submission
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 
@@ -109,11 +109,11 @@ def _varint(number: int) -> bytes:
 
 
 def _key(submission: Submission | Flawed) -> str:
-    """The aggregate; empty where the message has none, or one that is not UTF-8."""
+    """The aggregate; empty where the message has none, or one that cannot be an aggregate's."""
     if type(submission) is Submission:
         return submission.key
     key = SingleMessageMetadata.FromString(submission.head).partition_key
-    return key if isinstance(key, str) else ""
+    return key if isinstance(key, str) and len(key.encode()) <= MAX_KEY_BYTES else ""
 
 
 def reply_entries(messages: Iterable[tuple[bytes, bytes]], max_message_bytes: int) -> Iterator[Output]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sequencer.event import MAX_DETAIL_BYTES, Accepted, Flawed, Reason, Rejected, Source, Submission
+from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Source, Submission
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 from sequencer.reply import METADATA_BYTES, REPLY_BATCH_BYTES, Reply, decode_reply, reply_entries, reply_message
@@ -106,7 +106,7 @@ def test_the_key_is_the_aggregate(key: str) -> None:
 
 def test_a_message_without_a_readable_key_gets_a_reply_without_one() -> None:
     not_utf8 = SingleMessageMetadata(payload_size=1).SerializeToString() + b"\x12\x02\xff\xfe"
-    for head in (message(b"x", None)[0], not_utf8):
+    for head in (message(b"x", None)[0], not_utf8, message(b"x", "k" * (MAX_KEY_BYTES + 1))[0]):
         single = SingleMessageMetadata.FromString(reply_message(Rejected(flawed(head), Reason.MISSING_KEY))[0])
         assert not single.HasField("partition_key")
         assert single.payload_size > 0
