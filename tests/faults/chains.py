@@ -123,7 +123,7 @@ class Chain:
     def record(self, forks: Forks, situation: Situation, file: Path) -> list[str]:
         """Let one live until it has nothing to do, and stop it. The points that it passed."""
         file.unlink(missing_ok=True)
-        if situation is Situation.FIRST:
+        if not situation.is_beside:
             self.publish()
         crashed = self._live(forks, situation, self._request._replace(record=str(file)))
         assert not crashed, situation
@@ -135,6 +135,8 @@ class Chain:
             for _ in range(TRIES):
                 if situation is Situation.TAKEOVER and point.startswith(BEFORE_WORK):
                     self.leave_much(forks)
+                elif situation is Situation.TAKEOVER:
+                    self.publish()
                 if self._live(forks, situation, self._request._replace(point=point)):
                     break
             else:
@@ -142,8 +144,11 @@ class Chain:
 
     def leave_much(self, forks: Forks) -> None:
         """Let one be killed where that is most awkward for its successor."""
-        self.publish()
-        assert forks.run(self._request._replace(point=LEAVES_MUCH)), "the predecessor came to nothing"
+        for _ in range(TRIES):
+            self.publish(EVENTS // 2)
+            if forks.run(self._request._replace(point=LEAVES_MUCH)):
+                return
+        raise AssertionError("the predecessor came to nothing")
 
     def freeze(self, forks: Forks, points: Sequence[str]) -> None:
         """Freeze one at each point, and wake it when another has taken over. Where it goes wrong is `missed`."""
@@ -158,26 +163,25 @@ class Chain:
             if not forks.wake():
                 self.missed.append(f"{point} when it was woken up")
 
-    def publish(self) -> None:
+    def publish(self, count: int = EVENTS) -> None:
         """Submit some events."""
-        self._publisher.send(self._drafts())
+        self._publisher.send(self._drafts(count))
 
     def _live(self, forks: Forks, situation: Situation, request: Request) -> bool:
         """One life. Whether it crashed at its point."""
-        if situation is not Situation.FIRST:
-            self.publish()
         if situation.is_without_index:
             shutil.rmtree(self._index_dir, ignore_errors=True)
         if not situation.is_beside:
             return forks.run(request)
+        self.publish()
         if forks.stand_by(request):
             return True
         self.publish()
         return forks.take_over()
 
-    def _drafts(self) -> Iterator[Draft]:
+    def _drafts(self, count: int) -> Iterator[Draft]:
         """Mostly the next event of an aggregate, or several; some in conflict, and one of another partition."""
-        for number in range(EVENTS):
+        for number in range(count):
             key = self._random.choice(list(self._tails))
             tail = self._tails[key]
             if number % 6 == 5:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import sequencer.partition
+import sequencer.pool
 from sequencer.owner import OwnerLog
 from sequencer.pool import TransactionPool
 from sequencer.pulsar.client import Consumer, Coordinator, Producer, PulsarClient
@@ -36,8 +37,11 @@ from sequencer.service import ServiceSettings, run
 from state.index import VersionIndex
 from tests.faults.launcher import hurry
 
-BATCH_MESSAGES = 2
-"""Messages per transaction, so that a few events make several, and more than a pool holds ready."""
+BATCH_MESSAGES = 6
+"""Messages per transaction, so that a few events make several."""
+
+POOL_TRANSACTIONS, REFILL_BELOW = 5, 3
+"""A pool of which a few transactions use so much that it is filled again."""
 
 GRANT_WAIT_S = 0.1
 """Where another one owns the partition anyway: it is not worth while to wait for long before standing by."""
@@ -45,13 +49,16 @@ GRANT_WAIT_S = 0.1
 IDLE_S = 0.4
 """A sequencer that asks nothing of anyone for so long has done its work. It gets a SIGTERM, and may crash on that."""
 
+AWAITED_IDLE_S = 4.0
+"""The same, where it is expected to crash before that: then it is only slow."""
+
 LEVEL_S = 0.1
 """A standby that asks nothing of anyone for so long has followed everything that there is."""
 
 FIRST_CALLS = 3
 """Of each kind that are points where it is done over and over."""
 
-MOST_CALLS = 16
+MOST_CALLS = POOL_TRANSACTIONS
 """Of any other kind: a predecessor leaves at least so many transactions."""
 
 OVER_AND_OVER = ("FILL", "REFILL", "SEQUENCE", "STOP")
@@ -94,6 +101,8 @@ class Crash:
         """`voice`: the file descriptor on which it says how far it is."""
         self.follows = self.sequences = False
         self._stopping = False
+        stops = not request.point or request.point.startswith("STOP ")
+        self._patience_s = IDLE_S if stops else AWAITED_IDLE_S
         self._request = request
         self._voice = voice
         self._calls: Counter[tuple[str, str]] = Counter()
@@ -119,7 +128,7 @@ class Crash:
                 if self._request.stays:
                     os.write(self._voice, SEQUENCING)
                     return
-                if idle_s > IDLE_S:
+                if idle_s > self._patience_s:
                     break
             elif self.follows and idle_s > LEVEL_S and told_s != self._last_call_s:
                 told_s = self._last_call_s
@@ -279,6 +288,7 @@ def become_sequencer(request: Request, voice: int) -> NoReturn:
     crash = Crash(request, voice)
     hurry()
     install(crash)
+    sequencer.pool.POOL_TRANSACTIONS, sequencer.pool.REFILL_BELOW = POOL_TRANSACTIONS, REFILL_BELOW
     sequencer.partition.BATCH_MESSAGES = sequencer.partition.FIRST_BATCH_MESSAGES = BATCH_MESSAGES
     if request.stands_by or request.freezes:
         sequencer.partition.GRANT_WAIT_S = GRANT_WAIT_S

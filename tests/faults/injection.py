@@ -33,6 +33,8 @@ from tests.sequencer_process import SequencerProcess, init
 UNLOAD_LIMIT_S = 8.0
 FILE_LIMIT_BYTES = 1024
 QUIET_WITHIN_S = 60.0
+OWNED_WITHIN_S = 60.0
+POLL_S = 0.05
 NEVER = re.compile(r"a bug ended this life|: stopped: |Traceback")
 COORDINATOR = "persistent/pulsar/system/transaction_coordinator_assign-partition-0"
 WAYS = {"to the broker": Way.TO_BROKER, "to the client": Way.TO_CLIENT}
@@ -101,7 +103,12 @@ class World:
         return self._faults + self._proxy.effects
 
     def follow_plan(self) -> None:
-        """Let the faults happen, each in its time."""
+        """Let the faults happen, each in its time after every partition has had an owner."""
+        deadline = time.monotonic() + OWNED_WITHIN_S
+        while not all(any(one.epoch(n) for one in self._processes) for n in range(self.plan.partitions)):
+            assert time.monotonic() < deadline, f"a partition without an owner after {OWNED_WITHIN_S} s"
+            self.tend()
+            time.sleep(POLL_S)
         began_s = time.monotonic()
         for fault in self.plan.faults:
             self._later(began_s + fault.at_s, partial(self._apply, fault))

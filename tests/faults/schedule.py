@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 MEAN_GAP_S = 0.8
-QUIET_START_S = 1.5
+QUIET_START_S = 0.5
 BROKER_GAP_S = 14.0
 """At least so much between two restarts of the broker, which takes some 6 s."""
 

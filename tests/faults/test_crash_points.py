@@ -26,7 +26,7 @@ from tests.faults.verified import check_verified
 from tests.outcomes import Logs
 from tests.sequencer_process import SequencerProcess, init
 
-CHAINS = 4
+CHAINS = 6
 SETTLED_WITHIN_S = 60.0
 PHASES = {"STANDBY", "ACQUIRE", "RECOVER", "FILL", "SEQUENCE", "STOP"}
 FROZEN_AT = ("sent", "after")
@@ -35,7 +35,7 @@ FROZEN_CALLS = 3
 
 Points = dict[Situation, list[str]]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

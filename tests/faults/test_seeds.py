@@ -10,8 +10,9 @@ from tests.faults.brokers import Brokers
 from tests.faults.schedule import plan
 from tests.faults.world import run_on
 
-SECONDS = 12.0
-SEEDS = (8, 14, 22, 23, 36)
+SECONDS = 10.0
+SEEDS = (2, 194, 315)
+"""Of four hundred, the three that together hold the most kinds of faults."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
