@@ -19,7 +19,7 @@ ZOMBIES = "zombie woke up after its partition was taken over"
 
 
 def scenario(number: int, seconds: float, processes: int, *faults: Fault) -> Plan:
-    """One partition, paced for tests. The number is the seed of what is published."""
+    """One partition, paced for tests. The number, unlike any other, is the seed of what is published."""
     return Plan(number, seconds, 1, processes, shared_index=False, hurry=True, ttl_s=0.0, faults=faults)
 
 
@@ -40,7 +40,7 @@ def test_the_owner_is_killed_while_its_topic_is_unloaded(brokers: Brokers, tmp_p
         (Fault(6.5, "kill", "owner 0", 0.3), Fault(6.52, "unload", "owner 0", 0.0, "sequencer_owners")),
         (Fault(9.0, "kill", "owner 0", 0.3), Fault(9.1, "unload", "owner 0", 0.0, "sequencer_owners")),
     ]
-    figures = run_on(brokers, scenario(1, 9.5, 3, *(fault for one in rounds for fault in one)), tmp_path)
+    figures = run_on(brokers, scenario(1001, 9.5, 3, *(fault for one in rounds for fault in one)), tmp_path)
     assert figures.faults["kill -9 of a sequencer"] == len(rounds)
     assert figures.faults["unload of sequencer_owners"] > 0
 
@@ -49,7 +49,7 @@ def test_the_broker_is_killed_after_a_commit_of_which_nobody_heard(brokers: Brok
     """Its END_TXN is carried out and the answer lost; while the owner waits for it, the broker dies."""
     lost = Fault(1.0, "lose", "owner 0", 0.0, "1 END_TXN_RESPONSE then nothing")
     killed = Fault(3.0, "broker", "broker", 0.0, "killed")
-    figures = run_on(brokers, scenario(2, 3.5, 2, lost, killed), tmp_path)
+    figures = run_on(brokers, scenario(1002, 3.5, 2, lost, killed), tmp_path)
     assert figures.faults["END_TXN_RESPONSE lost"] == 1
     assert figures.faults["kill -9 and restart of the broker"] == 1
 
@@ -64,7 +64,7 @@ def test_what_a_zombie_had_sent_arrives_after_the_takeover(brokers: Brokers, tmp
     for at_s, frozen_s in ((1.5, 1.0), (5.0, 1.6), (9.0, 5.0)):
         faults.append(Fault(at_s, "hold", "owner 0", frozen_s + 0.1, "to the broker"))
         faults.append(Fault(at_s + 0.15, "usurp", "owner 0", frozen_s, "stopped"))
-    figures = run_on(brokers, scenario(3, 14.5, 2, *faults), tmp_path)
+    figures = run_on(brokers, scenario(1003, 14.5, 2, *faults), tmp_path)
     assert figures.faults["connections held"] == 3
     assert figures.faults["SIGSTOP of a sequencer"] == 3
     assert figures.faults[ZOMBIES] > 0

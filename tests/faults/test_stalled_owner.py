@@ -82,7 +82,7 @@ class Stage:
         """The transactions of an owner that has just done some work and waits for more."""
         self.publish()
         self.await_judged(process)
-        return self.transactions.await_open(link, REFILL_BELOW, OPENED_WITHIN_S)
+        return self.transactions.await_open(link, REFILL_BELOW - 1, OPENED_WITHIN_S)
 
     def check(self, link: int) -> None:
         """Judge everything; the sequencers have stopped."""
