@@ -59,7 +59,7 @@ class Append:
         self.partition = partition
         self.attempts = Attempts()
         self.answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.size_bytes = len(message.head) + len(message.payload)
+        self.size_bytes = 4 + len(message.head) + len(message.payload)  # as it stands in a batch
         self.events = len(message.ids)
         self.due_at_s = 0.0
         self.sent = 0
@@ -201,8 +201,8 @@ class Appender:
     def _send_batch(self, producer: Producer, lane: Lane[Append]) -> asyncio.Future[MessageId] | None:
         """Send the next entry and return the future of its receipt; None where nothing of it may be sent."""
         batch: list[Append] = []
-        for append in lane.next_batch(asyncio.get_running_loop().time()):
-            limit = producer.max_message_size - OUTCOME_BYTES
+        limit = producer.max_message_size - OUTCOME_BYTES
+        for append in lane.next_batch(asyncio.get_running_loop().time(), limit):
             if append.size_bytes > limit:
                 self._fail(append, ValueError(f"{append.key}: {append.size_bytes} bytes, the broker takes {limit}"))
             else:

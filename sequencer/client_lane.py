@@ -75,8 +75,13 @@ class Lane(Generic[ItemT]):
         self._again.update((item, None) for item in overdue)
         return bool(overdue)
 
-    def next_batch(self, now_s: float) -> list[ItemT]:
-        """What is to be sent next, in one entry; empty where there is nothing. It counts as sent."""
+    def next_batch(self, now_s: float, max_bytes: int = BATCH_BYTES) -> list[ItemT]:
+        """What is to be sent next, in one entry; empty where there is nothing. It counts as sent.
+
+        Args:
+            now_s: the loop's time.
+            max_bytes: what the broker takes in one entry, if that is less than BATCH_BYTES.
+        """
         batch: list[ItemT] = []
         size_bytes = events = 0
         while self.has_work:
@@ -84,7 +89,7 @@ class Lane(Generic[ItemT]):
             item = next(iter(queue))
             size_bytes += item.size_bytes
             events += item.events
-            if batch and (size_bytes > BATCH_BYTES or events > BATCH_EVENTS):
+            if batch and (size_bytes > min(max_bytes, BATCH_BYTES) or events > BATCH_EVENTS):
                 break
             del queue[item]
             self._unanswered.setdefault(item)

@@ -44,6 +44,11 @@ def test_an_entry_is_closed_by_bytes_and_by_events() -> None:
     assert batches == [items[:2], items[2:4], items[4:]]
 
 
+def test_an_entry_is_no_larger_than_the_broker_takes() -> None:
+    lane = lane_of(*(Item(40) for _ in range(5)))
+    assert [len(lane.next_batch(0.0, 100)) for _ in range(3)] == [2, 2, 1]
+
+
 def test_a_large_item_goes_alone() -> None:
     large = Item(10 * BATCH_BYTES)
     lane = lane_of(Item(), large, Item())
