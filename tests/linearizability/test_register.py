@@ -191,7 +191,7 @@ def test_it_says_what_is_wrong() -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 60), st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_a_register_answered_is_right(random: Random, count: int, width: int) -> None:
     history = made(random, count, width=width)
     assert check(history.operations) == ""
@@ -199,7 +199,7 @@ def test_what_a_register_answered_is_right(random: Random, count: int, width: in
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_it_agrees_with_trying_every_order(random: Random, count: int, width: int, changes: int) -> None:
     history = made(random, count, width=width)
     operations = history.operations
@@ -210,7 +210,7 @@ def test_it_agrees_with_trying_every_order(random: Random, count: int, width: in
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_single_answer_changed_is_found_among_many(random: Random) -> None:
     """An accepted append of a long history is told a version that another one has."""
     operations = made(random, 80, width=6).operations
