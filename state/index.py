@@ -130,7 +130,7 @@ class VersionIndex:
         try:
             if store.is_new:
                 _begin(store, identity)
-            _check_identity(directory, identity, store.read(_FORMAT_KEY))
+            _check_identity(directory, identity, store.read)
             state = _read_state(store)
             for name in store.names - {TAILS, *_families_of(state)}:
                 store.drop(name)  # a crash came between the steps of a rotation
@@ -331,9 +331,13 @@ def _begin(store: Store, identity: str) -> None:
     store.flush()  # a damaged write-ahead log must not cost the identity
 
 
-def _check_identity(directory: Path, identity: str, row: bytes | None) -> None:
+def _check_identity(directory: Path, identity: str, read: Callable[[bytes], bytes | None]) -> None:
+    row = read(_FORMAT_KEY)
     if row == _format_row(identity):
         return
+    if row is None and read(_STATE_KEY) is not None:
+        # Nobody else's database has a row of that name: RocksDB's list of files was cut short, and a file is lost.
+        raise IndexDamaged(directory, "its format record is lost")
     if row is None:
         found = "a database without a format record"
     elif (head := _FORMAT.match(row)) and row[head.end() :] == identity.encode():
@@ -365,7 +369,7 @@ def stored_checkpoint(directory: Path, identity: str, read: Callable[[bytes], by
 
     Raises: IndexMismatch, IndexDamaged, and what ``read`` raises.
     """
-    _check_identity(directory, identity, read(_FORMAT_KEY))
+    _check_identity(directory, identity, read)
     return _decode_state(directory, read(_STATE_KEY)).checkpoint
 
 

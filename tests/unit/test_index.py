@@ -271,6 +271,14 @@ def test_another_format_is_named(tmp_path: Path) -> None:
         VersionIndex.open(tmp_path, identity=IDENTITY)
 
 
+def test_a_lost_format_record_is_damage(tmp_path: Path) -> None:
+    """RocksDB opens without complaint where its MANIFEST was cut between two records: families and files are gone."""
+    VersionIndex.open(tmp_path, identity=IDENTITY).close()
+    raw(tmp_path, lambda db: db.delete(b"format"))
+    with pytest.raises(IndexDamaged, match="format record is lost"):
+        VersionIndex.open(tmp_path, identity=IDENTITY)
+
+
 def test_the_database_of_somebody_else_is_refused(tmp_path: Path) -> None:
     options = Options(raw_mode=True)
     db = Rdict(str(tmp_path), options)
