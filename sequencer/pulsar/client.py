@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,6 @@ from sequencer.pulsar.errors import (
     ConnectionLost,
     EndpointClosed,
     LookupFailed,
-    PulsarError,
     ServerError,
     ServerRefused,
 )
@@ -100,10 +98,13 @@ class PulsarClient:
     async def close(self) -> None:
         """End all connections, and with them all that runs on them."""
         self._closed = True
+        opening = {task for task in self._pool.values() if task.cancel()}
         for task in list(self._pool.values()):
-            task.cancel()
-            with contextlib.suppress(PulsarError, asyncio.CancelledError):
-                (await task).close()
+            if task not in opening and not task.cancelled() and task.exception() is None:
+                task.result().close()
+        if opening:
+            # Those end by themselves. To await one of them would take our own cancellation for its.
+            await asyncio.wait(opening)
         # One turn of the loop, in which the transports close their sockets.
         await asyncio.sleep(0)
 

@@ -390,3 +390,26 @@ def test_closing_the_client_closes_everything() -> None:
             await client.close()
 
     run(story())
+
+
+def test_who_closes_the_client_can_be_cancelled_meanwhile() -> None:
+    async def story() -> None:
+        connecting = asyncio.Event()
+
+        async def silent(peer: Peer) -> None:
+            await peer.hear(BaseCommand.CONNECT)
+            connecting.set()
+
+        async with listening(silent) as url:
+            client = PulsarClient(url)
+            waiting = asyncio.create_task(client.partitions(TOPIC))
+            await connecting.wait()
+            closing = asyncio.create_task(client.close())
+            await asyncio.sleep(0)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    run(story())
