@@ -207,7 +207,7 @@ def _check(topic: str, event: StoredEvent, version: int, sequence: int) -> None:
 
 async def _rebuild(client: PulsarClient, topic: str, index: VersionIndex, end: tuple[int, int]) -> Checkpoint:
     """Fill an empty index. The checkpoint is stored at the very end: half a rebuild is no index."""
-    sequence = events_read = ids_read = 0
+    sequence = events_read = ids_read = newest_ms = 0
     if end != START.position:
         log.info("%s: rebuilding the index up to %s:%s", topic, *end)
         async for entries in _read(client, topic, EARLIEST, end, compacted=True):
@@ -219,9 +219,13 @@ async def _rebuild(client: PulsarClient, topic: str, index: VersionIndex, end: t
                 _check(topic, event, max(event.version, at_least), max(event.sequence, sequence))
                 tails[event.key] = event.version
                 sequence = event.sequence + 1
+                newest_ms = max(newest_ms, event.accepted_at_ms)
             _apply(index, tails, events, None)
             events_read = _progress(topic, events_read, len(events))
-        async for entries in _read(client, topic, EARLIEST, end, rollback_s=index.limits.id_window_ms // 1000):
+        # The window's clock is the log's: what waits since before a long standstill may be a retry of its last events.
+        standstill_ms = max(0, time.time_ns() // 1_000_000 - newest_ms)
+        rollback_s = (index.limits.id_window_ms + standstill_ms) // 1000 + 1
+        async for entries in _read(client, topic, EARLIEST, end, rollback_s=rollback_s):
             events = [event for entry in entries for event in read_events(entry)]
             _apply(index, {}, events, None)
             ids_read = _progress(topic, ids_read, len(events))

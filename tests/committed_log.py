@@ -6,6 +6,7 @@ a real broker answers is the integration tests' subject.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from sequencer.decide import Decided
@@ -36,7 +37,7 @@ class CommittedLog:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.now_ms = 1_700_000_000_000
+        self.now_ms = time.time_ns() // 1_000_000
         self.compacted_up_to = 0
         self.entries_per_take = 3
         self.takes_left: int | None = None

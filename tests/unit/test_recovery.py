@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 
 from sequencer.entries import ForeignWriter
+from sequencer.event import uuid_bytes
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import ConnectionLost
 from sequencer.recovery import START, Checkpoint, IndexAhead, checkpoint_of, open_index, recover
@@ -20,6 +21,7 @@ from tests.committed_log import LEDGER, MARKERS, CommittedLog
 from tests.submitted import batch, event_id, message
 
 TOPIC = "persistent://public/default/events-partition-0"
+HOUR_MS = 3_600_000
 Event = tuple[str, int, int]
 """Aggregate, version, sequence."""
 
@@ -109,6 +111,21 @@ def test_an_index_that_knows_more_than_the_topic(tmp_path: Path) -> None:
         recovered(log_of(HISTORY[0]), tmp_path / "0")
     with pytest.raises(IndexAhead):
         recovered(log_of(HISTORY[0]), tmp_path / "0")
+
+
+def test_a_rebuild_after_a_standstill_knows_the_ids_of_the_logs_last_minutes(tmp_path: Path) -> None:
+    """A retry that was submitted before the standstill is judged after it."""
+    log = CommittedLog()
+    log.now_ms -= 2 * HOUR_MS
+    add(log, [("a", 0, 0)])
+    log.now_ms += HOUR_MS
+    add(log, [("a", 1, 1)], [("a", 2, 2)])
+    log.compacted_up_to = 3
+    log.now_ms += HOUR_MS
+    with open_index(tmp_path / "0", identity=TOPIC) as index:
+        asyncio.run(recover(cast(PulsarClient, log), TOPIC, index))
+        remembered = [index.accepted(uuid_bytes(event_id(f"a-{version}")), "a") for version in range(3)]
+    assert remembered == [None, (1, 1), (2, 2)]
 
 
 # --- the directory ---
