@@ -75,12 +75,14 @@ class TransactionPool:
         Raises:
             PulsarError: none can be opened or recorded.
         """
-        await self._drop_stale()
-        if len(self._ready) < REFILL_BELOW and self._refill is None:
-            self._refill = asyncio.create_task(self.fill())
-        if self._refill is not None and (not self._ready or self._refill.done()):
+        while True:
+            await self._drop_stale()
+            if len(self._ready) < REFILL_BELOW and self._refill is None:
+                self._refill = asyncio.create_task(self.fill())
+            if self._refill is None or (self._ready and not self._refill.done()):
+                break
             refill, self._refill = self._refill, None
-            await refill
+            await refill  # and look again: what it has opened may be old, where this process stood still meanwhile
         txn = self._ready.popleft().txn
         self._in_use.add(txn)
         return txn

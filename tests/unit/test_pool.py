@@ -129,6 +129,26 @@ def test_half_its_life_is_too_old() -> None:
     assert taken == TxnId(0, POOL_TRANSACTIONS)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 50])
+def test_what_a_refill_has_opened_may_be_too_old_as_well(turns: int) -> None:
+    """The process stands still after it began a refill: when this had just begun, was under way, or was done."""
+    stand = Stand()
+    before: set[TxnId] = set()
+
+    async def stand_still(pool: TransactionPool) -> TxnId:
+        for _ in range(POOL_TRANSACTIONS - REFILL_BELOW + 2):
+            await pool.take()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        before.update(TxnId(0, n) for n in range(stand.opened))
+        loop.time = lambda: now_s + 0.51  # type: ignore[method-assign]
+        return await pool.take()
+
+    assert with_pool(stand_still, stand, ttl_s=1.0) not in before
+
+
 @pytest.mark.parametrize("step", ["open", "record"])
 def test_what_cannot_be_opened_or_recorded_is_not_handed_out(step: str) -> None:
     stand = Stand()
