@@ -63,24 +63,24 @@ class Workload:
                 tails[aggregate] += 1
             parts.append(self._message(f"aggregate-{aggregate}", expected))
             if len(parts) == self.batch_messages:
-                yield batch(parts)
+                yield batch(parts, self.reply_to)
                 parts = []
         if parts:
-            yield batch(parts)
+            yield batch(parts, self.reply_to)
 
     def _message(self, key: str, expected: int) -> tuple[bytes, bytes]:
         head = f'{{"id":"{uuid.uuid4()}","version":{expected},"data":{{"note":"'
         payload = (head + "x" * max(0, self.event_bytes - len(head) - 3) + '"}}').encode()
         single = SingleMessageMetadata(partition_key=key, payload_size=len(payload))
-        if self.reply_to:
-            single.properties.add(key=REPLY_TO, value=self.reply_to)
         return single.SerializeToString(), payload
 
 
-def batch(parts: list[tuple[bytes, bytes]]) -> Output:
+def batch(parts: list[tuple[bytes, bytes]], reply_to: str = "") -> Output:
     """One entry of so many messages, each its serialized SingleMessageMetadata and its payload."""
     payload = join_batch(parts)
     metadata = MessageMetadata(num_messages_in_batch=len(parts), uncompressed_size=len(payload))
+    if reply_to:
+        metadata.properties.add(key=REPLY_TO, value=reply_to)
     return Output(metadata.SerializePartialToString(), payload, len(parts))
 
 

@@ -192,7 +192,7 @@ class EventStore(Generic[T]):
         assert self._appender is not None, "the store is not connected"
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise ValueError(f"a time-out of {timeout_s} s, more than 0 and at most {MAX_TIMEOUT_S} are allowed")
-        message = message_of(key, _several(events), expected_version, self._codec, self._appender.reply_topic)
+        message = message_of(key, _several(events), expected_version, self._codec)
         append: Append | None = None
         try:
             async with asyncio.timeout(timeout_s), self._room:

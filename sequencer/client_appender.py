@@ -210,7 +210,7 @@ class Appender:
         if not batch:
             return None
         attempts = [append.attempts.begin() for append in batch]
-        receipt = producer.send(*batch_of([append.message for append in batch]), len(batch))
+        receipt = producer.send(*batch_of([append.message for append in batch], self.reply_topic), len(batch))
         receipt.add_done_callback(lambda done: self._stored(batch, attempts, done))
         return receipt
 

@@ -42,7 +42,6 @@ def message_of(
     events: Sequence[NewEvent[Any]],
     expected: int | AnyVersion,
     codec: Codec[Any],
-    reply_to: str,
 ) -> Message:
     """The message that submits `events`.
 
@@ -70,12 +69,11 @@ def message_of(
         ]
         content = b'"events":[' + b",".join(members) + b"]"
     payload = f'{{"id":"{id_text}","version":{version},'.encode() + content + b"}"
-    return Message(id_text, ids, _head(key, len(payload), attributes, reply_to), payload)
+    return Message(id_text, ids, _head(key, len(payload), attributes), payload)
 
 
-def _head(key: str, payload_bytes: int, attributes: dict[str, str], reply_to: str) -> bytes:
+def _head(key: str, payload_bytes: int, attributes: dict[str, str]) -> bytes:
     head = SingleMessageMetadata(partition_key=key, payload_size=payload_bytes)
-    head.properties.add(key=REPLY_TO, value=reply_to)
     for name, value in attributes.items():
         head.properties.add(key=name, value=value)
     return head.SerializeToString()
@@ -122,8 +120,9 @@ def _data(event: NewEvent[Any], codec: Codec[Any]) -> bytes:
     return data
 
 
-def batch_of(messages: Sequence[Message]) -> tuple[bytes, bytes]:
-    """Metadata and payload of the entry that holds the messages."""
+def batch_of(messages: Sequence[Message], reply_to: str) -> tuple[bytes, bytes]:
+    """Metadata and payload of the entry that holds the messages, all of which are answered on one topic."""
     payload = join_batch([(message.head, message.payload) for message in messages])
     metadata = MessageMetadata(num_messages_in_batch=len(messages), uncompressed_size=len(payload))
+    metadata.properties.add(key=REPLY_TO, value=reply_to)
     return metadata.SerializePartialToString(), payload

@@ -37,6 +37,7 @@ from sequencer.event import (
     binary_envelope,
     forwarded_property,
     rejected_properties,
+    reply_property,
     structured_envelope,
     uuid_bytes,
 )
@@ -108,6 +109,9 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
             return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes, _Room())]
         if metadata.num_messages_in_batch < 1:
             raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
+        for field in metadata.properties:
+            if field.key == REPLY_TO:
+                source = source._replace(reply_to=field.value)
         room = _Room()
         return [
             _read_message(single, head, body, source, index, max_message_bytes, room)
@@ -182,7 +186,7 @@ def _read_message(
     clashing: SingleMessageMetadata | None = None
     properties: dict[str, str] | None = None
     envelope: Envelope | None = None
-    reason, detail, id_text, reply_to = Reason.MALFORMED, "", "", ""
+    reason, detail, id_text, reply_to = Reason.MALFORMED, "", "", source.reply_to
     key = single.partition_key
     fields = single.properties
     # Only a property, or the payload's size, can be incomplete; the parser does not mind.
@@ -190,7 +194,7 @@ def _read_message(
         raise CorruptBatch(f"the metadata of message {index} lacks a required field")
     if fields:
         properties = {field.key: field.value for field in fields}
-        reply_to = properties.get(REPLY_TO, "")
+        reply_to = properties.get(REPLY_TO, reply_to)
         if not OUTCOME_PROPERTIES.isdisjoint(properties):
             clashing = single
     if single.compacted_out:
@@ -380,9 +384,17 @@ def rejected_message(rejected: Rejected) -> bytes:
 
 
 def forwarded_message(forwarded: Forwarded) -> bytes:
-    """The serialized SingleMessageMetadata of a message on its way to its own partition: nothing of it changes."""
+    """The serialized SingleMessageMetadata of a message on its way to its own partition: nothing of it changes.
+
+    What its batch said for it, it says itself now: the copies of several batches may travel in one.
+    """
     submission = forwarded.submission
-    return submission.head + forwarded_property(f"{submission.source.position}{submission.batch_index}")
+    head = submission.head + forwarded_property(f"{submission.source.position}{submission.batch_index}")
+    if submission.source.reply_to:
+        own = SingleMessageMetadata.FromString(head).properties
+        if all(field.key != REPLY_TO for field in own):
+            head += reply_property(submission.reply_to)
+    return head
 
 
 def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:

@@ -77,7 +77,8 @@ REJECTED_PROPERTIES = frozenset(
 OUTCOME_PROPERTIES = ACCEPTED_PROPERTIES | REJECTED_PROPERTIES
 
 REPLY_TO = "reply_to"
-"""Property of a submitted message: the topic on which its publisher waits for the outcome."""
+"""Property of a submitted message, or of a whole batch: the topic on which its publisher waits for the outcome. What
+stands in the batch's metadata is not stored once more with every event."""
 
 FORWARDED_FROM = "forwarded_from"
 """Property of a forwarded message: the submission that it is a copy of. Its outcome keeps it."""
@@ -96,6 +97,8 @@ class Source(NamedTuple):
     schema_version: bytes
     sealed: MessageMetadata | None
     """The entry's own metadata where its payload is encrypted: it travels on unopened, by itself."""
+    reply_to: str = ""
+    """What a batch's own properties say for all of its messages that do not say it themselves."""
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False):
@@ -370,6 +373,11 @@ def accepted_properties(id_text: str, version: int, sequence: int, submission: s
 def forwarded_property(submission: str) -> bytes:
     """The property of a forwarded message, serialized as a field of SingleMessageMetadata."""
     return _property(FORWARDED_FROM, submission)
+
+
+def reply_property(topic: str) -> bytes:
+    """The property of a message that asks for a reply, serialized as a field of SingleMessageMetadata."""
+    return _property(REPLY_TO, topic)
 
 
 def rejected_properties(rejected: Rejected, submission: str) -> bytes:

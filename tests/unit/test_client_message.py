@@ -21,12 +21,12 @@ ALL = {name: f"the {name}" for name in ATTRIBUTES}
 
 
 def message(*events: NewEvent[Any], expected: int | AnyVersion = ANY, codec: Codec[Any] = JSON) -> Message:
-    return message_of("account-ß", events, expected, codec, REPLY_TO)
+    return message_of("account-ß", events, expected, codec)
 
 
 def submissions(*messages: Message) -> list[Submission]:
     """What the sequencer makes of an entry that holds them."""
-    metadata, payload = batch_of(messages)
+    metadata, payload = batch_of(messages, REPLY_TO)
     complete = MessageMetadata.FromString(metadata)
     complete.producer_name, complete.sequence_id, complete.publish_time = "p", 1, 1
     read = read_entry(Entry(MessageId(4, 5, 0), complete, payload, 0, (), ""), 5 << 20)
@@ -44,7 +44,7 @@ def test_a_single_event(expected: int | AnyVersion, meant: int | None) -> None:
     assert read.several is None
     assert json.loads(read.payload)["data"] == {"n": 1}
     properties = {field.key: field.value for field in SingleMessageMetadata.FromString(sent.head).properties}
-    assert properties == {"reply_to": REPLY_TO, **ALL}
+    assert properties == ALL, "where the answer goes is said once for the batch, and not stored with every event"
 
 
 def test_several_events_have_an_id_together_that_is_new_each_time() -> None:

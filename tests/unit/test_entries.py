@@ -268,6 +268,21 @@ def test_who_waits_for_an_answer() -> None:
     assert [event.reply_to for event in read.several or ()] == ["", ""], "the list is answered as a whole"
 
 
+def test_a_batch_asks_for_answers_to_all_of_its_messages_that_do_not_say_otherwise() -> None:
+    own = {"reply_to": "non-persistent://a/b/own"}
+    entry = batch([message(structured()), message(structured(), properties=own), message(b"?")])
+    entry.metadata.properties.add(key="reply_to", value="non-persistent://a/b/all")
+    read = read_entry(entry, MAX_MESSAGE_BYTES)
+    assert [one.reply_to for one in read] == [f"non-persistent://a/b/{name}" for name in ("all", "own", "all")]
+    plain, owning = read[:2]
+    assert isinstance(plain, Submission)
+    assert isinstance(owning, Submission)
+    assert "reply_to" not in properties_of(accepted_message(Accepted(plain, 0, 0)))
+    for submitted in (plain, owning):
+        forwarded = properties_of(forwarded_message(Forwarded(submitted, 1)))
+        assert forwarded["reply_to"] == submitted.reply_to, "its batch stays behind"
+
+
 # --- reading: what breaks it ---
 
 GOOD = structured()
