@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import Accepted, Acknowledged, Submitted, Verifier
-from sequencer.verify_spill import spilled_tables
+from sequencer.verify.spill import spilled_tables
+from sequencer.verify.verifier import Accepted, Acknowledged, Submitted, Verifier
 
 ENTRY_EVENTS = 500
 INPUT_LEDGER, EVENTS_LEDGER = 10, 20

@@ -252,7 +252,7 @@ def append_events(
     \b
     Example:  sequencer append account-1 --expect none --data '{"opened": true}' --type opened
     """
-    from sequencer.append_command import append, order_of
+    from sequencer.client.command import append, order_of
 
     return append(connection, order_of(key, expect, data, ids, kind, timeout_s), as_json=as_json)
 
@@ -385,7 +385,7 @@ def verify(connection: Connection, partitions: str | None, index_dir: Path | Non
     \b
     Example:  sequencer verify --follow
     """
-    from sequencer import verify_command as verifying
+    from sequencer.verify import command as verifying
 
     with Admin(connection.admin_url, connection.token) as admin, progress_of_steps() as show:
         target = verifying.Target(

@@ -17,7 +17,7 @@ from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageIdData
-from sequencer.verify import Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
+from sequencer.verify.verifier import Accepted, Acknowledged, Rejected, Report, Submitted, Verifier
 from state.index import VersionIndex
 from tests.model import FORWARDED_FROM, Message, Outcome, Refused, envelope, home, predict
 from tests.told import check_kept, check_outcomes, number, rejected_outcome

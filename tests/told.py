@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from sequencer.verify import UNREADABLE
+from sequencer.verify.verifier import UNREADABLE
 from tests.model import Message, Outcome, envelope
 
 DIFFERING_SHOWN = 5

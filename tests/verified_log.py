@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import Accepted, Acknowledged, IdWindow, Rejected, Report, Submitted, Verifier
+from sequencer.verify.verifier import Accepted, Acknowledged, IdWindow, Rejected, Report, Submitted, Verifier
 
 INPUT_LEDGER, EVENTS_LEDGER, REJECTED_LEDGER = 10, 20, 30
 

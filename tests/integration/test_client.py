@@ -32,7 +32,7 @@ from sequencer.client import (
     WrongExpectedVersion,
     json_codec,
 )
-from sequencer.client_sync import SyncEventStore
+from sequencer.client.sync import SyncEventStore
 from sequencer.pulsar.errors import PulsarError
 from sequencer.topics import TopicMissing
 from tests.conftest import make_namespace

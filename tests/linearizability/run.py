@@ -14,8 +14,8 @@ from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import Entry
-from sequencer.verify_read import accepted_records
-from sequencer.verify_topics import TopicLog
+from sequencer.verify.read import accepted_records
+from sequencer.verify.topics import TopicLog
 from tests.faults.injection import World
 from tests.faults.verified import check_verified
 from tests.faults.world import blamed_on

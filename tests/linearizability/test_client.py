@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sequencer.client import Appended, EventStore, NewEvent, OutcomeUnknown, WrongExpectedVersion
-from sequencer.client_values import AnyVersion
+from sequencer.client.values import AnyVersion
 from tests.linearizability.client import SETTLED_WITHIN_S, Client, Orders
 from tests.linearizability.history import Appended as Told
 from tests.linearizability.history import Operation, read

@@ -8,8 +8,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequencer.client_answer import Attempts, is_in
-from sequencer.client_lane import Lane
+from sequencer.client.answer import Attempts, is_in
+from sequencer.client.lane import Lane
 from sequencer.pulsar.frames import MessageId
 from sequencer.reply import Reply
 

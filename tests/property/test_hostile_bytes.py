@@ -27,7 +27,7 @@ from sequencer.recovery import Checkpoint
 from sequencer.status import Ownership, PartitionState, Peer, Record
 from sequencer.status_command import _owner_text, _since_text
 from sequencer.status_look import _reasons
-from sequencer.verify_read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from state.errors import IndexFailure
 from state.index import VersionIndex
 from state.peek import peek_index

@@ -13,8 +13,8 @@ from sequencer.decide import Overlay
 from sequencer.entries import accepted_messages, pack, read_entry, rejected_message
 from sequencer.event import Accepted, Rejected
 from sequencer.pulsar.frames import Entry, MessageId
-from sequencer.verify import Acknowledged, Verifier
-from sequencer.verify_read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.verifier import Acknowledged, Verifier
 from tests.committed_log import opened
 from tests.model import ATTRIBUTES, Message, predict
 from tests.submitted import batch, delivered, message, properties_of

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import Acknowledged, IdWindow, Report, Verifier
-from sequencer.verify_spill import spilled_tables
-from sequencer.verify_tables import Tables, memory_tables
+from sequencer.verify.spill import spilled_tables
+from sequencer.verify.tables import Tables, memory_tables
+from sequencer.verify.verifier import Acknowledged, IdWindow, Report, Verifier
 from tests.verified_log import INPUT_LEDGER, Log
 
 REASONS = ("wrong_expected_version", "duplicate", "conflicting_ids", "malformed")

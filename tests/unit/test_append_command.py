@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
-from sequencer.append_command import order_of, parse_expected
 from sequencer.cli import MAX_APPEND_TIMEOUT_S
-from sequencer.client import ANY, MAX_TIMEOUT_S, NO_AGGREGATE
+from sequencer.client import ANY, NO_AGGREGATE
+from sequencer.client.command import order_of, parse_expected
+from sequencer.client.store import MAX_TIMEOUT_S
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sequencer.client_answer import MAX_REPLIES_KEPT, Attempts, read_replies
+from sequencer.client.answer import MAX_REPLIES_KEPT, Attempts, read_replies
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sequencer.client_lane import BATCH_BYTES, BATCH_EVENTS, REPLY_TIMEOUTS_S, Lane
+from sequencer.client.lane import BATCH_BYTES, BATCH_EVENTS, REPLY_TIMEOUTS_S, Lane
 
 
 class Item:

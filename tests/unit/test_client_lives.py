@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sequencer import client_lives as module
-from sequencer.client_lives import Lives
+from sequencer.client import lives as module
+from sequencer.client.lives import Lives
 from sequencer.pulsar.errors import ConnectionLost, EndpointClosed
 
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from sequencer.client_message import Message, batch_of, checked_id, message_of
-from sequencer.client_values import ANY, ATTRIBUTES, JSON, NO_AGGREGATE, AnyVersion, Codec, NewEvent
+from sequencer.client.message import Message, batch_of, checked_id, message_of
+from sequencer.client.values import ANY, ATTRIBUTES, JSON, NO_AGGREGATE, AnyVersion, Codec, NewEvent
 from sequencer.entries import read_entry
 from sequencer.event import MAX_VERSION, Submission
 from sequencer.pulsar.frames import Entry, MessageId

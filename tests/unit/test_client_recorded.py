@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sequencer.client_errors import SequenceGap, Undecodable
-from sequencer.client_recorded import Stored, read_new, recorded
-from sequencer.client_subscription import FROM_THE_START
-from sequencer.client_values import JSON, Checkpoint, Codec, PartitionPoint, json_codec
+from sequencer.client.errors import SequenceGap, Undecodable
+from sequencer.client.recorded import Stored, read_new, recorded
+from sequencer.client.subscription import FROM_THE_START
+from sequencer.client.values import JSON, Checkpoint, Codec, PartitionPoint, json_codec
 from sequencer.pulsar.batches import compress, join_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import CompressionType, MessageMetadata, SingleMessageMetadata

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import (
+from sequencer.verify.report import MAX_EXAMPLES
+from sequencer.verify.verifier import (
     UNREADABLE,
     Acknowledged,
     IdWindow,
@@ -16,7 +17,6 @@ from sequencer.verify import (
     Verifier,
     parse_message_id,
 )
-from sequencer.verify_report import MAX_EXAMPLES
 from tests.verified_log import INPUT_LEDGER, REJECTED_LEDGER, Log, clean_log, event_id, forwarding_logs, judge, shown
 
 

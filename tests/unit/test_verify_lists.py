@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import Acknowledged, IdWindow, Rejected, Verifier
-from sequencer.verify_lists import MAX_NAMED
-from sequencer.verify_tables import Submission
+from sequencer.verify.lists import MAX_NAMED
+from sequencer.verify.tables import Submission
+from sequencer.verify.verifier import Acknowledged, IdWindow, Rejected, Verifier
 from tests.verified_log import INPUT_LEDGER, REJECTED_LEDGER, Log, event_id, judge, list_log, list_name, shown
 
 Plant = Callable[[Log], set[str]]

@@ -11,8 +11,8 @@ from sequencer.event import Accepted as AcceptedOutcome
 from sequencer.event import Flawed, Forwarded, Reason, Submission
 from sequencer.event import Rejected as RejectedOutcome
 from sequencer.pulsar.frames import Entry, MessageId
-from sequencer.verify import UNREADABLE, Accepted, Rejected, Submitted
-from sequencer.verify_read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.verifier import UNREADABLE, Accepted, Rejected, Submitted
 from tests.submitted import (
     DELIVERED_AT,
     ID,

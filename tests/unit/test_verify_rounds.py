@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify import Acknowledged, Report, Verifier
+from sequencer.verify.verifier import Acknowledged, Report, Verifier
 from tests.verified_log import INPUT_LEDGER, Log, clean_log, forwarding_logs
 
 NOTHING_SETTLED: dict[int, bytes] = {}

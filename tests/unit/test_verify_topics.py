@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sequencer.pulsar.frames import EARLIEST, MessageId
-from sequencer.verify import Acknowledged
-from sequencer.verify_topics import Extent, SubscriptionMissing, acknowledged_of
+from sequencer.verify.topics import Extent, SubscriptionMissing, acknowledged_of
+from sequencer.verify.verifier import Acknowledged
 
 
 def stats(mark_delete: str, ranges: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_tables import NO_POSITION, after_entry
+from sequencer.verify.tables import NO_POSITION, after_entry
 
 
 class Submitted(NamedTuple):

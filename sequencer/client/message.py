@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from sequencer.client_values import AnyVersion, Codec, NewEvent
+from sequencer.client.values import AnyVersion, Codec, NewEvent
 from sequencer.event import (
     MAX_KEY_BYTES,
     MAX_LIST_EVENTS,

@@ -22,7 +22,7 @@ from rocksdict import (
 )
 
 from sequencer import SequencerError
-from sequencer.verify_tables import TABLES, Table, Tables
+from sequencer.verify.tables import TABLES, Table, Tables
 
 MIB = 1024 * 1024
 BLOCK_CACHE_BYTES = 96 * MIB

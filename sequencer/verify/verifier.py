@@ -7,7 +7,7 @@ invariant, and for each violation the message ids that show it. After that more 
 
 How it works: a promise about the log of events-n (I1, I2) is checked as it is fed. Everything that depends on the order
 of the submissions (I3, I4, I6, I7 and what a rejection claims) is checked by `report()`, which replays the submitted
-log of each partition against its outcomes (verify_replay.py).
+log of each partition against its outcomes (replay.py).
 
 To judge a system that is running, fix where to stop before reading: first the ends of the outputs, then the end of the
 inputs, so that every outcome's submission is among those read. Even then a moment's picture is never whole: a
@@ -15,7 +15,7 @@ transaction's outcomes and its acknowledgement do not appear at the same instant
 partition a bound before which nothing can be under way any more, such as a `frontier` of some seconds ago. What is
 missing before it is a violation; at the first gap after it the judgement ends, and the next report goes on from there.
 
-Memory: all that must be remembered is in the tables given (verify_tables.py, on disk in verify_spill.py); in memory
+Memory: all that must be remembered is in the tables given (tables.py, on disk in spill.py); in memory
 are chunks of rows. 10,000,000 events of 1,000,000 aggregates in 4 partitions: see docs/verification.md.
 """
 
@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_match import EVERYTHING, Scope
-from sequencer.verify_records import Accepted, Acknowledged, IdWindow, Rejected, Submitted, parse_message_id
-from sequencer.verify_replay import Replay
-from sequencer.verify_report import Findings, Invariant, Line, Report, Violation
-from sequencer.verify_tables import (
+from sequencer.verify.match import EVERYTHING, Scope
+from sequencer.verify.records import Accepted, Acknowledged, IdWindow, Rejected, Submitted, parse_message_id
+from sequencer.verify.replay import Replay
+from sequencer.verify.report import Findings, Invariant, Line, Report, Violation
+from sequencer.verify.tables import (
     ABSENT,
     ACCEPTED,
     CONFLICTING_IDS,

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_records import Acknowledged
-from sequencer.verify_report import Findings, Invariant
-from sequencer.verify_tables import (
+from sequencer.verify.records import Acknowledged
+from sequencer.verify.report import Findings, Invariant
+from sequencer.verify.tables import (
     ACCEPTED,
     POSITION_BYTES,
     Outcome,

@@ -4,7 +4,7 @@
                  ↑______________________________________________________|   anything lost: all anew, after a pause
 
 Nothing is repaired within a life. What the last one left unanswered is sent again by the next, in order and with the
-same ids; `client_answer` says which of the replies is the answer, and `client_lane` what is sent when. The producers'
+same ids; `answer` says which of the replies is the answer, and `lane` what is sent when. The producers'
 name stays the same: the broker lets the new one in only when the old one is gone, so what an old connection still
 delivers cannot come after it in the log.
 """
@@ -15,12 +15,12 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
-from sequencer.client_answer import Attempts, read_replies
-from sequencer.client_errors import OutcomeUnknown
-from sequencer.client_lane import Lane
-from sequencer.client_lives import Lives, pulsar_client
-from sequencer.client_message import Message, batch_of
-from sequencer.client_values import StoreSettings
+from sequencer.client.answer import Attempts, read_replies
+from sequencer.client.errors import OutcomeUnknown
+from sequencer.client.lane import Lane
+from sequencer.client.lives import Lives, pulsar_client
+from sequencer.client.message import Message, batch_of
+from sequencer.client.values import StoreSettings
 from sequencer.event import OUTCOME_BYTES
 from sequencer.names import Topics
 from sequencer.pulsar.client import LATEST, Consumer, Producer, PulsarClient

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Generic, Self
 
 from sequencer import SequencerError
-from sequencer.client_lives import Lives, pulsar_client
-from sequencer.client_recorded import Stored, read_new, recorded
-from sequencer.client_values import END, Checkpoint, Codec, From, PartitionPoint, Recorded, StoreSettings, T
+from sequencer.client.lives import Lives, pulsar_client
+from sequencer.client.recorded import Stored, read_new, recorded
+from sequencer.client.values import END, Checkpoint, Codec, From, PartitionPoint, Recorded, StoreSettings, T
 from sequencer.names import Topics
 from sequencer.pulsar.client import EARLIEST, PulsarClient
 from sequencer.pulsar.frames import MessageId

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from sequencer.client_errors import SequenceGap, Undecodable
-from sequencer.client_values import ATTRIBUTES, Checkpoint, Codec, PartitionPoint, Recorded, T
+from sequencer.client.errors import SequenceGap, Undecodable
+from sequencer.client.values import ATTRIBUTES, Checkpoint, Codec, PartitionPoint, Recorded, T
 from sequencer.event import MAX_ENTRY_BYTES
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch

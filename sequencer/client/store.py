@@ -1,13 +1,6 @@
-"""The library for applications: append with an expected version and learn what happened, and follow what was accepted.
+"""The event store: appends and subscriptions over one set of settings.
 
-    from sequencer.client import NO_AGGREGATE, EventStore
-
-    async with EventStore() as store:
-        await store.append("account-42", {"opened": True}, NO_AGGREGATE)
-        async for event in store.subscribe():
-            print(event.key, event.version, event.data)
-
-How an append finds its answer whatever crashes in between: `client_appender` and `client_answer`.
+How an append finds its answer whatever crashes in between: `appender` and `answer`.
 """
 
 from __future__ import annotations
@@ -17,57 +10,30 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, cast, overload
 
-from sequencer.client_answer import is_in
-from sequencer.client_appender import Append, Appender
-from sequencer.client_errors import OutcomeUnknown, Rejected, SequenceGap, Undecodable, WrongExpectedVersion
-from sequencer.client_group import GroupSubscription
-from sequencer.client_lives import pulsar_client
-from sequencer.client_message import message_of
-from sequencer.client_subscription import Subscription
-from sequencer.client_values import (
+from sequencer.client.answer import is_in
+from sequencer.client.appender import Append, Appender
+from sequencer.client.errors import OutcomeUnknown, Rejected, WrongExpectedVersion
+from sequencer.client.group import GroupSubscription
+from sequencer.client.lives import pulsar_client
+from sequencer.client.message import message_of
+from sequencer.client.subscription import Subscription
+from sequencer.client.values import (
     ANY,
     BEGINNING,
-    END,
     JSON,
-    NO_AGGREGATE,
     AnyVersion,
     Appended,
     Checkpoint,
     Codec,
     From,
     NewEvent,
-    Recorded,
     StoreSettings,
     T,
-    json_codec,
 )
 from sequencer.event import Reason, canonical_partition
 from sequencer.names import DEFAULT_NAMESPACE, Topics
 from sequencer.reply import Reply
 from sequencer.topics import partition_count
-
-__all__ = [
-    "ANY",
-    "BEGINNING",
-    "END",
-    "JSON",
-    "NO_AGGREGATE",
-    "Appended",
-    "Checkpoint",
-    "Codec",
-    "EventStore",
-    "GroupSubscription",
-    "NewEvent",
-    "OutcomeUnknown",
-    "Recorded",
-    "Rejected",
-    "SequenceGap",
-    "StoreSettings",
-    "Subscription",
-    "Undecodable",
-    "WrongExpectedVersion",
-    "json_codec",
-]
 
 MAX_IN_FLIGHT_APPENDS = 10_000
 """Appends of one store that are under way; further ones wait until it is their turn."""

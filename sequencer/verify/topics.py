@@ -14,7 +14,7 @@ from sequencer.names import SUBSCRIPTION
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.consumer import Consumer
 from sequencer.pulsar.frames import EARLIEST, Entry, MessageId
-from sequencer.verify import Acknowledged
+from sequencer.verify.verifier import Acknowledged
 
 TAKE_MESSAGES = 20_000
 TAKE_BYTES = 8 * 1024 * 1024

@@ -15,7 +15,7 @@ from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
-from sequencer.verify import UNREADABLE, Accepted, Rejected, Submitted
+from sequencer.verify.verifier import UNREADABLE, Accepted, Rejected, Submitted
 
 NO_LIMIT_BYTES: Final = 2**31  # an event that was too large for its outcome is an event all the same
 MAX_DIGITS: Final = 19

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterable
 from uuid import uuid4
 
-from sequencer.client_recorded import read_new
-from sequencer.client_subscription import TAKE_BYTES, TAKE_MESSAGES, Subscription
-from sequencer.client_values import END, Codec, From, PartitionPoint, Recorded, StoreSettings, T
+from sequencer.client.recorded import read_new
+from sequencer.client.subscription import TAKE_BYTES, TAKE_MESSAGES, Subscription
+from sequencer.client.values import END, Codec, From, PartitionPoint, Recorded, StoreSettings, T
 from sequencer.names import Topics
 from sequencer.pulsar.client import EARLIEST, LATEST, Consumer, PulsarClient
 from sequencer.pulsar.errors import EndpointClosed, PulsarError

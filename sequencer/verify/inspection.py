@@ -14,11 +14,11 @@ from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.pulsar.frames import Entry
 from sequencer.recovery import Checkpoint
-from sequencer.verify import Acknowledged, Verifier, parse_message_id
-from sequencer.verify_read import accepted_records, rejected_records, submitted_records
-from sequencer.verify_report import Report
-from sequencer.verify_tables import Tables
-from sequencer.verify_topics import Extent, TopicLog, acknowledged_of, internal_stats
+from sequencer.verify.read import accepted_records, rejected_records, submitted_records
+from sequencer.verify.report import Report
+from sequencer.verify.tables import Tables
+from sequencer.verify.topics import Extent, TopicLog, acknowledged_of, internal_stats
+from sequencer.verify.verifier import Acknowledged, Verifier, parse_message_id
 from state.peek import peek_index
 
 ROUND_ATTEMPTS = 5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from sequencer.verify_match import Found
+from sequencer.verify.match import Found
 
 MAX_NAMED: Final = 10
 """Events that a violation names, of those that it is about."""

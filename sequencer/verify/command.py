@@ -24,10 +24,10 @@ from sequencer.names import Topics
 from sequencer.pulsar.client import PulsarClient
 from sequencer.service import NoSuchPartition
 from sequencer.topics import partition_count
-from sequencer.verify_inspection import Inspection, ShowProgress
-from sequencer.verify_report import Report
-from sequencer.verify_spill import spilled_tables
-from sequencer.verify_tables import Tables
+from sequencer.verify.inspection import Inspection, ShowProgress
+from sequencer.verify.report import Report
+from sequencer.verify.spill import spilled_tables
+from sequencer.verify.tables import Tables
 
 SETTLED_WITHIN_S = 10.0
 """A transaction shows all of its parts in milliseconds, unless the broker is in trouble."""

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from sequencer.client_values import StoreSettings
+from sequencer.client.values import StoreSettings
 from sequencer.pulsar.client import NO_AUTH, ClientSettings, PulsarClient, token_auth
 from sequencer.pulsar.errors import EndpointClosed, PulsarError
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sequencer.pulsar.frames import MessageId
-from sequencer.verify_lists import MAX_NAMED, list_fault
-from sequencer.verify_match import PREFIX_BYTES, Found, Item, Matching, Scope, copy_id
-from sequencer.verify_records import IdWindow
-from sequencer.verify_report import Findings, Invariant
-from sequencer.verify_tables import (
+from sequencer.verify.lists import MAX_NAMED, list_fault
+from sequencer.verify.match import PREFIX_BYTES, Found, Item, Matching, Scope, copy_id
+from sequencer.verify.records import IdWindow
+from sequencer.verify.report import Findings, Invariant
+from sequencer.verify.tables import (
     ABSENT,
     ACCEPTED,
     CONFLICTING_IDS,

@@ -11,25 +11,13 @@ from uuid import UUID
 
 import msgspec
 
-from sequencer.event import NO_AGGREGATE
+from sequencer.event import ATTRIBUTES, NO_AGGREGATE
 from sequencer.names import DEFAULT_NAMESPACE
 from sequencer.pulsar.frames import MessageId
 
 T = TypeVar("T")
 
 _as_it_is = cast(Callable[[bytes], Any], bytes)
-
-ATTRIBUTES: Final = (
-    "type",
-    "source",
-    "subject",
-    "time",
-    "datacontenttype",
-    "correlationid",
-    "causationid",
-    "traceparent",
-)
-"""What an event may say about itself beside its data, with CloudEvents' names where it has them."""
 
 
 class AnyVersion(Enum):

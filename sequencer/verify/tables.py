@@ -1,4 +1,4 @@
-"""Where the verifier keeps what it must remember: sorted tables of bytes, in memory here, on disk in verify_spill.py.
+"""Where the verifier keeps what it must remember: sorted tables of bytes, in memory here, on disk in spill.py.
 
 Pure. Every row belongs to a partition, and its key begins with the partition's number. Message ids are packed so that
 the order of their bytes is the order of the log.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from sequencer.client import EventStore
-from sequencer.client_errors import OutcomeUnknown, Rejected, WrongExpectedVersion
-from sequencer.client_message import checked_id
-from sequencer.client_values import ANY, NO_AGGREGATE, AnyVersion, Appended, Codec, NewEvent
+from sequencer.client.errors import OutcomeUnknown, Rejected, WrongExpectedVersion
+from sequencer.client.message import checked_id
+from sequencer.client.store import EventStore
+from sequencer.client.values import ANY, NO_AGGREGATE, AnyVersion, Appended, Codec, NewEvent
 from sequencer.console import EXIT_OUTCOME_UNKNOWN, EXIT_REJECTED, Connection, Failure, one_line
 from sequencer.event import MAX_VERSION
 

@@ -15,9 +15,21 @@ from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
-from sequencer.client import BEGINNING, DEFAULT_TIMEOUT_S, SERVICE_URL, EventStore
-from sequencer.client_subscription import Subscription
-from sequencer.client_values import ANY, JSON, AnyVersion, Appended, Checkpoint, Codec, From, NewEvent, Recorded, T
+from sequencer.client.store import DEFAULT_TIMEOUT_S, SERVICE_URL, EventStore
+from sequencer.client.subscription import Subscription
+from sequencer.client.values import (
+    ANY,
+    BEGINNING,
+    JSON,
+    AnyVersion,
+    Appended,
+    Checkpoint,
+    Codec,
+    From,
+    NewEvent,
+    Recorded,
+    T,
+)
 from sequencer.names import DEFAULT_NAMESPACE
 
 ResultT = TypeVar("ResultT")
