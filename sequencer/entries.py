@@ -19,6 +19,7 @@ from sequencer.event import (
     MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
     MAX_LISTED_BYTES,
+    MAX_REPLY_TO_BYTES,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
     REJECTED_PROPERTIES,
@@ -110,7 +111,12 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         if metadata.num_messages_in_batch < 1:
             raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
         for field in metadata.properties:
-            if field.key == REPLY_TO:
+            # Every copy that is forwarded has it as its own property: there must be room for it.
+            if (
+                field.key == REPLY_TO
+                and isinstance(field.value, str)
+                and len(field.value.encode()) <= MAX_REPLY_TO_BYTES
+            ):
                 source = source._replace(reply_to=field.value)
         room = _Room()
         return [

@@ -80,6 +80,9 @@ REPLY_TO = "reply_to"
 """Property of a submitted message, or of a whole batch: the topic on which its publisher waits for the outcome. What
 stands in the batch's metadata is not stored once more with every event."""
 
+MAX_REPLY_TO_BYTES = 512
+"""Longest one that a batch may say for its messages; a longer one is ignored. It is part of what an outcome may add."""
+
 FORWARDED_FROM = "forwarded_from"
 """Property of a forwarded message: the submission that it is a copy of. Its outcome keeps it."""
 

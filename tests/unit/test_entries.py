@@ -283,6 +283,23 @@ def test_a_batch_asks_for_answers_to_all_of_its_messages_that_do_not_say_otherwi
         assert forwarded["reply_to"] == submitted.reply_to, "its batch stays behind"
 
 
+@pytest.mark.parametrize("topic", [b"\xff\xfe", b"x" * 513], ids=["not-utf-8", "too-long"])
+def test_what_no_copy_could_carry_is_not_asked_of_a_batch(topic: bytes) -> None:
+    entry = batch([message(structured())])
+    entry.metadata.MergeFromString(b"\x22" + length_prefixed(b"\n\x08reply_to\x12" + length_prefixed(topic)))
+    assert entry.metadata.properties[0].key == "reply_to"
+    (read,) = read_entry(entry, MAX_MESSAGE_BYTES)
+    assert isinstance(read, Submission)
+    assert read.reply_to == ""
+    assert "reply_to" not in properties_of(forwarded_message(Forwarded(read, 1)))
+
+
+def length_prefixed(content: bytes) -> bytes:
+    """As in a protobuf message, up to 2^14 bytes."""
+    size = len(content)
+    return (bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])) + content
+
+
 # --- reading: what breaks it ---
 
 GOOD = structured()
