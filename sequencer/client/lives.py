@@ -65,6 +65,7 @@ class Lives:
         self._task: asyncio.Task[None] | None = None
         self._on_end = ended
         self._ended = asyncio.Event()
+        self._closing = False
 
     async def start(self) -> None:
         """Return when the first life has begun. May be called again, to wait for the same.
@@ -91,6 +92,7 @@ class Lives:
 
     async def close(self) -> None:
         """End it."""
+        self._closing = True
         if self._task is not None:
             self._task.cancel()
             await self._ended.wait()
@@ -105,6 +107,9 @@ class Lives:
                 return
             except* (PulsarError, OSError) as lost:
                 self.failure = _first(lost)
+            if self._closing:
+                # A task group that is failing at that moment swallows the cancellation (before Python 3.13).
+                raise asyncio.CancelledError
             if not self._begun.done():
                 assert self.failure is not None
                 raise self.failure

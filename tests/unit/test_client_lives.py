@@ -120,3 +120,28 @@ def test_closed_before_it_began() -> None:
         await Lives("never started", lambda: long_life(scripted.lives)).close()
 
     run(story())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_closing_while_a_life_fails(turns: int) -> None:
+    """At whatever turn of the loop it comes, it is not lost."""
+
+    async def story() -> None:
+        lose = asyncio.Event()
+
+        async def lost_when_told(lives: Lives) -> None:
+            lives.begun()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(60))
+                await lose.wait()
+                group.create_task(lost_at_once(lives))
+
+        scripted = Scripted(lost_when_told, long_life)
+        await scripted.lives.start()
+        lose.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await scripted.lives.close()
+        assert not scripted.lives.running
+
+    run(story())
