@@ -60,12 +60,14 @@ class GroupSubscription(Subscription[T]):
         self._subscribed = asyncio.Event()
 
     async def commit(self, event: Recorded[T]) -> None:
-        """Have the group go on after this event, in its partition, whoever reads it then. Returns when that is stored.
+        """Have the group go on after this event, in its partition, whoever reads it then.
 
-        It holds for all events before it too. Where the connection is lost meanwhile it waits for the next one.
+        It holds for all events before it too. Returns when the broker has heard it, which stores it a moment later:
+        what was committed just before a broker dies may be given out again. Where the connection is lost meanwhile it
+        waits for the next one.
 
         Raises:
-            PulsarError: the subscription has ended.
+            PulsarError: the subscription has ended, or the broker refuses it.
         """
         while True:
             consumer = self._consumers.get(event.partition)
@@ -74,6 +76,8 @@ class GroupSubscription(Subscription[T]):
                     await consumer.ack_up_to(event.position, event.batch_size)
                     return
                 except PulsarError:
+                    if not consumer.lost.done():
+                        raise
                     if self._consumers.get(event.partition) is consumer:
                         del self._consumers[event.partition]
             if not self._lives.running:
