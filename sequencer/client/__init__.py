@@ -10,7 +10,14 @@
 `SyncEventStore` is the same for programs without asyncio.
 """
 
-from sequencer.client.errors import OutcomeUnknown, Rejected, SequenceGap, Undecodable, WrongExpectedVersion
+from sequencer.client.errors import (
+    NotConnected,
+    OutcomeUnknown,
+    Rejected,
+    SequenceGap,
+    Undecodable,
+    WrongExpectedVersion,
+)
 from sequencer.client.group import GroupSubscription
 from sequencer.client.store import EventStore
 from sequencer.client.subscription import Subscription
@@ -42,6 +49,7 @@ __all__ = [
     "EventStore",
     "GroupSubscription",
     "NewEvent",
+    "NotConnected",
     "OutcomeUnknown",
     "Recorded",
     "Rejected",

@@ -6,7 +6,8 @@ that is stored has an outcome of its own, and the reply to it says where it was 
 
 - The outcome of the last attempt is the answer: nothing of this append comes after it in the log.
 - An attempt that was accepted, or found to be in already, is the answer at once: the attempts after it can only be
-  found to be in already. (The ids are remembered for 15 minutes, longer than any append may take.)
+  found to be in already. (The ids are remembered for 15 minutes, or until 5,000,000 later events were accepted in the
+  partition; an append may take 10 minutes.)
 - A rejection of an earlier attempt is no answer. It was true when it was given, but a later attempt with the same
   expected version may be accepted, if the aggregate has moved to that version in between.
 - An attempt whose receipt never came, because its connection died, is stored or it is not, and nothing tells. It is
@@ -29,8 +30,8 @@ MAX_REPLY_ENTRY_BYTES = 32 * 1024 * 1024
 """Largest entry of replies that is opened."""
 
 MAX_REPLIES_KEPT = 16
-"""Replies to one append that are kept until a receipt tells whose they are. More than the attempts that an append has
-in its time; a stranger may send any number."""
+"""Replies to one append that are kept until a receipt tells whose they are: the newest. Receipts come soon, and a
+stranger may send any number."""
 
 
 def is_in(reply: Reply) -> bool:

@@ -47,6 +47,10 @@ class Rejected(SequencerError):
         self.detail = detail
 
 
+class NotConnected(RuntimeError):
+    """The event store was used before it was connected, or after it was closed."""
+
+
 class OutcomeUnknown(SequencerError):
     """No answer came in time. The events may have been appended, may still be, or never will.
 

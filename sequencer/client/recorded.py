@@ -50,6 +50,9 @@ def read_new(entry: Entry, partition: int, point: PartitionPoint) -> tuple[list[
     next_sequence, last = point
     for event in _read(entry, partition):
         if event.position <= last:
+            if next_sequence is not None and event.sequence >= next_sequence:
+                # A checkpoint of another topic, or of one that was made anew: everything would be passed over for ever.
+                raise SequenceGap(partition, str(event.position), next_sequence, event.sequence)
             continue
         if next_sequence is not None and event.sequence != next_sequence:
             raise SequenceGap(partition, str(event.position), next_sequence, event.sequence)

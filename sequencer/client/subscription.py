@@ -83,7 +83,8 @@ class Subscription(Generic[T]):
 
         Raises:
             SequenceGap: events are missing or come twice; the subscription has ended.
-            Undecodable: the codec does not take this event; the next call gives the one after it.
+            Undecodable: the codec does not take this event; the next call gives the one after it. Where an entry is
+                damaged, or was not written by a sequencer, the subscription has ended.
             PulsarError: the subscription could not begin.
         """
         if self._closed:

@@ -9,12 +9,14 @@ with SyncEventStore() as store:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import weakref
 from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
+from sequencer.client.errors import NotConnected
 from sequencer.client.store import DEFAULT_TIMEOUT_S, SERVICE_URL, EventStore
 from sequencer.client.subscription import Subscription
 from sequencer.client.values import (
@@ -58,28 +60,48 @@ class SyncEventStore(Generic[T]):
         self._store: EventStore[T] = EventStore(service_url=service_url, namespace=namespace, token=token, codec=codec)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._subscriptions: weakref.WeakSet[SyncSubscription[T]] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        """Held while work is given to the loop, and while the loop is taken away: none is given to one that ends."""
+        self._subscriptions: weakref.WeakSet[Subscription[T]] = weakref.WeakSet()
 
     def connect(self) -> Self:
         """As `EventStore.connect`."""
-        assert self._loop is None, "already connected"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="event-store", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._loop is not None:
+                raise RuntimeError("the store is connected already")
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="event-store", daemon=True)
+            self._thread.start()
         try:
-            self._wait(self._store.connect())
+            self.wait(self._store.connect())
         except BaseException:
-            self._stop()
+            self.close()
             raise
         return self
 
     def close(self) -> None:
-        """As `EventStore.close`; it ends the subscriptions too."""
-        if self._loop is not None:
-            for subscription in list(self._subscriptions):
-                subscription.close()
-            self._wait(self._store.close())
-            self._stop()
+        """As `EventStore.close`; it ends the subscriptions too. Other threads' calls that still wait fail."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            if loop is None or thread is None:
+                return
+            self._loop = self._thread = None
+            ending = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        try:
+            ending.result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    async def _end(self) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        await self._store.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def __enter__(self) -> Self:
         return self.connect()
@@ -97,7 +119,7 @@ class SyncEventStore(Generic[T]):
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         """As `EventStore.append`."""
-        return self._wait(self._store.append(key, events, expected_version, timeout_s))
+        return self.wait(self._store.append(key, events, expected_version, timeout_s))
 
     def subscribe(
         self, from_: From | Checkpoint = BEGINNING, partitions: Iterable[int] | None = None
@@ -107,36 +129,40 @@ class SyncEventStore(Generic[T]):
         async def subscribe() -> Subscription[T]:
             return self._store.subscribe(from_, partitions)
 
-        made = self._wait(subscribe())
-        assert self._loop is not None
-        subscription = SyncSubscription(made, self._loop)
+        subscription = self.wait(subscribe())
         self._subscriptions.add(subscription)
-        return subscription
+        return SyncSubscription(subscription, self)
 
     @property
     def partitions(self) -> int:
         """How many partitions the log has."""
         return self._store.partitions
 
-    def _wait(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        assert self._loop is not None, "the store is not connected"
-        return _wait(work, self._loop)
+    def wait(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """The result of `work` on the store's thread. Ctrl-C gives the work up too.
 
-    def _stop(self) -> None:
-        assert self._loop is not None
-        assert self._thread is not None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = None
+        Raises:
+            NotConnected: not yet, or not any more.
+            concurrent.futures.CancelledError: it was closed meanwhile.
+        """
+        with self._lock:
+            if self._loop is None:
+                work.close()
+                raise NotConnected("use `with`, or `connect`")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
 
 class SyncSubscription(Generic[T]):
     """What `Subscription` does, as a plain iterator for one thread."""
 
-    def __init__(self, subscription: Subscription[T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, subscription: Subscription[T], store: SyncEventStore[T]) -> None:
         self._subscription = subscription
-        self._loop = loop
+        self._store = store
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -145,10 +171,11 @@ class SyncSubscription(Generic[T]):
 
     def close(self) -> None:
         """End it."""
-        _wait(self._subscription.close(), self._loop)
+        with contextlib.suppress(NotConnected):  # the store has ended it
+            self._store.wait(self._subscription.close())
 
     def __enter__(self) -> Self:
-        _wait(self._subscription.__aenter__(), self._loop)
+        self._store.wait(self._subscription.__aenter__())
         return self
 
     def __exit__(
@@ -162,16 +189,6 @@ class SyncSubscription(Generic[T]):
     def __next__(self) -> Recorded[T]:
         """The next event; waits for it."""
         try:
-            return _wait(self._subscription.__anext__(), self._loop)
+            return self._store.wait(self._subscription.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
-
-
-def _wait(work: Coroutine[Any, Any, ResultT], loop: asyncio.AbstractEventLoop) -> ResultT:
-    """The result of `work` on the loop's thread. Ctrl-C gives the work up too."""
-    future = asyncio.run_coroutine_threadsafe(work, loop)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise

@@ -71,6 +71,11 @@ def test_what_a_group_has_acknowledged_of_an_entry_is_passed_over() -> None:
     assert len(read_new(entry_of(*range(70)), 3, FROM_THE_START)[0]) == 70
 
 
+def test_a_checkpoint_of_another_topic_does_not_pass_over_everything_for_ever() -> None:
+    with pytest.raises(SequenceGap):
+        read_new(entry_of(7, 8), 3, PartitionPoint(7, MessageId(2**40, 0, 3, 0)))
+
+
 @pytest.mark.parametrize(("sequences", "expected", "found"), [((1,), 0, 1), ((0, 2), 1, 2), ((0, 0), 1, 0)])
 def test_a_gap_and_a_repeat_are_found(sequences: tuple[int, ...], expected: int, found: int) -> None:
     with pytest.raises(SequenceGap, match=f"sequence {found} instead of {expected}") as gap:
