@@ -1,6 +1,6 @@
 # make demo    the whole thing on this machine, on a real broker: needs only Python 3.11+
 # make test    lint, types and every test against a real broker
-# make faults  fresh schedules of faults for so many MINUTES
+# make faults  the tests that are too long for every time, then fresh schedules of faults for so many MINUTES
 # make histories  COUNT histories of concurrent appends under faults, checked for linearizability
 PYTHON ?= python3
 MINUTES ?= 30
@@ -16,9 +16,10 @@ demo: $(VENV)/installed
 	$(BIN)/sequencer demo
 
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -m "not long"
 
 faults: $(VENV)/installed-dev
+	$(BIN)/pytest -q -m long
 	$(BIN)/python -m tests.faults --minutes $(MINUTES)
 
 histories: $(VENV)/installed-dev

@@ -22,6 +22,7 @@ from sequencer.event import (
     MAX_REPLY_TO_BYTES,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
+    PRIMING,
     REJECTED_PROPERTIES,
     REPLY_TO,
     Accepted,
@@ -497,12 +498,19 @@ class ForeignWriter(NeedsOperator):
     """`events`-n is not as a single sequencer writes it: somebody else wrote there. The partition must not go on."""
 
 
+def is_priming(entry: Entry) -> bool:
+    """Whether an entry of an output is the one that stands there from the time before there were any: see PRIMING."""
+    return entry.payload == PRIMING and not entry.metadata.partition_key and not entry.metadata.properties
+
+
 def read_events(entry: Entry) -> Iterator[StoredEvent]:
     """The accepted events of an entry of `events`; what compaction has taken out of a batch is passed over.
 
     Raises:
         ForeignWriter: the entry holds something that the sequencer does not write.
     """
+    if is_priming(entry):
+        return
     metadata = entry.metadata
     at = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
     if entry.damage:

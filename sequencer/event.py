@@ -83,6 +83,10 @@ stands in the batch's metadata is not stored once more with every event."""
 MAX_REPLY_TO_BYTES = 512
 """Longest one that a batch may say for its messages; a longer one is ignored. It is part of what an outcome may add."""
 
+PRIMING = b"priming"
+"""Payload of the message in an output's first transaction, which is aborted (prime.py); it has no key and no property.
+A broker (4.2.4) that was killed may show it all the same: whoever reads an output passes it over."""
+
 FORWARDED_FROM = "forwarded_from"
 """Property of a forwarded message: the submission that it is a copy of. Its outcome keeps it."""
 

@@ -14,11 +14,10 @@ import asyncio
 from collections.abc import Sequence
 
 from sequencer import SequencerError
+from sequencer.event import PRIMING
 from sequencer.owner import OwnerLog
 from sequencer.pool import TRANSACTION_TTL_S
 from sequencer.pulsar.client import Coordinator, Producer, PulsarClient
-
-PAYLOAD = b"priming"
 
 
 class PrimingFailed(SequencerError):
@@ -45,7 +44,7 @@ async def _prime(client: PulsarClient, output: Producer, coordinator: Coordinato
     txn = await coordinator.new_txn(ttl_ms=int(TRANSACTION_TTL_S * 1000))
     await owner_log.record([txn])
     await coordinator.add_partitions(txn, [output.topic])
-    await output.send(b"", PAYLOAD, num_messages=1, txn=txn)
+    await output.send(b"", PRIMING, num_messages=1, txn=txn)
     # The answer comes after the topic has stored the marker: nothing is left to wait for.
     await coordinator.end(txn, commit=False)
     if await _shows_messages(client, output.topic):

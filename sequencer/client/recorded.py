@@ -9,6 +9,7 @@ import msgspec
 
 from sequencer.client.errors import SequenceGap, Undecodable
 from sequencer.client.values import ATTRIBUTES, Checkpoint, Codec, PartitionPoint, Recorded, T
+from sequencer.entries import is_priming
 from sequencer.event import MAX_ENTRY_BYTES
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
@@ -62,6 +63,8 @@ def read_new(entry: Entry, partition: int, point: PartitionPoint) -> tuple[list[
 
 
 def _read(entry: Entry, partition: int) -> list[Stored]:
+    if is_priming(entry):
+        return []
     metadata = entry.metadata
     at = entry.message_id._replace(partition=partition, batch_index=-1)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from sequencer.entries import read_entry
+from sequencer.entries import is_priming, read_entry
 from sequencer.event import FORWARDED_FROM, MAX_ENTRY_BYTES, BrokenContract, Submission, uuid_bytes
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
@@ -70,6 +70,8 @@ def rejected_records(entry: Entry) -> Iterator[Rejected]:
 
 def _outcomes(entry: Entry) -> Iterator[tuple[MessageId, str | None, Mapping[str, str]]]:
     """Message id, key and properties; an entry that cannot be opened is one outcome that says nothing."""
+    if is_priming(entry):
+        return
     metadata = entry.metadata
     try:
         if entry.damage:

@@ -56,25 +56,30 @@ def passed(brokers: Brokers, tmp_path_factory: pytest.TempPathFactory) -> Points
     return passed
 
 
+@pytest.mark.parametrize(
+    "beside", [pytest.param(False, id="alone"), pytest.param(True, id="beside-an-owner", marks=pytest.mark.long)]
+)
 def test_killed_at_every_point(
-    brokers: Brokers, passed: Points, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    brokers: Brokers, passed: Points, tmp_path: Path, capsys: pytest.CaptureFixture[str], beside: bool
 ) -> None:
-    points = {
+    every = {
         Situation.FIRST: _before_work(passed[Situation.FIRST], passed[Situation.TAKEOVER]),
         Situation.TAKEOVER: passed[Situation.TAKEOVER],
         Situation.REBUILD: [point for point in passed[Situation.REBUILD] if point.startswith("RECOVER ")],
         Situation.STANDBY: _before_work(passed[Situation.STANDBY]),
         Situation.STANDBY_REBUILD: [p for p in passed[Situation.STANDBY_REBUILD] if p.startswith("STANDBY ")],
     }
-    namespace = "public/crash-points"
+    points = {situation: its for situation, its in every.items() if situation.is_beside is beside}
+    namespace = f"public/crash-points-{beside}"
     with _chains(brokers.current, namespace, CHAINS, tmp_path) as chains, _forks() as (pool, forks):
-        for situation in Situation:
+        for situation in points:
             shares = [points[situation][number::CHAINS] for number in range(CHAINS)]
             list(pool.map(Chain.crash, chains, forks, [situation] * CHAINS, shares))
     _say(capsys, "crash points", sum(map(len, points.values())), chains)
     _judge(brokers.current, namespace, tmp_path)
 
 
+@pytest.mark.long
 def test_frozen_at_every_step_of_a_takeover(
     brokers: Brokers, passed: Points, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

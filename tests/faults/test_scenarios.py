@@ -45,6 +45,7 @@ def test_the_owner_is_killed_while_its_topic_is_unloaded(brokers: Brokers, tmp_p
     assert figures.faults["unload of sequencer_owners"] > 0
 
 
+@pytest.mark.long
 def test_the_broker_is_killed_after_a_commit_of_which_nobody_heard(brokers: Brokers, tmp_path: Path) -> None:
     """Its END_TXN is carried out and the answer lost; while the owner waits for it, the broker dies."""
     lost = Fault(1.0, "lose", "owner 0", 0.0, "1 END_TXN_RESPONSE then nothing")
@@ -54,6 +55,7 @@ def test_the_broker_is_killed_after_a_commit_of_which_nobody_heard(brokers: Brok
     assert figures.faults["kill -9 and restart of the broker"] == 1
 
 
+@pytest.mark.long
 def test_what_a_zombie_had_sent_arrives_after_the_takeover(brokers: Brokers, tmp_path: Path) -> None:
     """The owner's SENDs, ACKs and END are held back, then it freezes, and another is elected.
 

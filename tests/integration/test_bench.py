@@ -40,7 +40,7 @@ def command(json_file: Path, *arguments: str) -> dict[str, Any]:
     return figures
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frozen_owner(tmp_path: Path) -> None:
     short = ("--rounds", "1", "--rate", "2000", "--keep-alive", "1")
     figures = command(tmp_path / "out.json", "takeover", "--freeze", *short)
@@ -49,7 +49,7 @@ def test_a_frozen_owner(tmp_path: Path) -> None:
     assert times[0] > 900, "the broker gives a silent client its keep-alive interval"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_broker_that_is_killed_and_restarted(tmp_path: Path) -> None:
     figures = command(tmp_path / "out.json", "restart", "--rounds", "1", "--rate", "2000")
     assert figures["kill_to_first_commit_s"]["median"] > 0

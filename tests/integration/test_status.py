@@ -90,8 +90,8 @@ def test_the_life_of_a_partition(broker: EmbeddedBroker, namespace: str, client:
             owner.kill()
             standby.await_sequencing(1)
             code, (_, partition) = status(broker, namespace)
-            # The new owner has judged nothing yet: the last record is still its predecessor's, and is not taken for it.
-            assert (code, partition["owned"], partition["owner"]) == (0, True, None)
+            # It has judged nothing yet, but the transactions that it will need are on record.
+            assert (code, partition["owned"], partition["owner"]["pid"]) == (0, True, standby.process.pid)
             assert partition["last_record"]["pid"] == owner.process.pid
             publish(client, topics.submitted, [structured("c", uuid4())])
             ours = until(lambda: status(broker, namespace), lambda s: s["last_sequence"] == 2)

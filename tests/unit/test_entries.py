@@ -30,6 +30,7 @@ from sequencer.event import (
     MAX_KEY_BYTES,
     MAX_LISTED_BYTES,
     OUTCOME_BYTES,
+    PRIMING,
     Accepted,
     Flawed,
     Forwarded,
@@ -892,6 +893,14 @@ def events_entry(*messages: Message) -> Entry:
 
 def event(version: str = "4", sequence: str = "17", id_text: str = ID, **fields: Any) -> Message:
     return message(b"x", properties={"id": id_text, "version": version, "sequence": sequence}, **fields)
+
+
+def test_the_message_of_the_aborted_first_transaction_is_no_event() -> None:
+    entry = stored(sent_metadata(), PRIMING)
+    assert list(read_events(entry)) == []
+    entry.metadata.partition_key = KEY
+    with pytest.raises(ForeignWriter):
+        list(read_events(entry))
 
 
 def test_stored_events_of_a_batch() -> None:
