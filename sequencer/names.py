@@ -19,7 +19,8 @@ SUBSCRIPTION = "sequencer"
 
 _NAMESPACE = re.compile(r"[-=:.\w]+/[-=:.\w]+", re.ASCII)
 
-_REPLY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_REPLY_NAME = re.compile(r"(?!__)[A-Za-z0-9_.-]{1,128}")
+"""What begins with __ is the broker's own."""
 _NAME_OF_PARTITION = re.compile(r".*-partition-[0-9]+")
 
 

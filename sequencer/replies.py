@@ -134,12 +134,12 @@ class Replies:
 
     async def close(self) -> None:
         """End everything. Replies that still wait for their topic are dropped; what was sent is on its way."""
-        for timer in (self._sweeper, self._reporter):
-            if timer is not None:
-                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in (self._sweeper, self._reporter):
+            if timer is not None:
+                timer.cancel()
         if self._client is not None:
             await self._client.close()
         if self.sent or self.ignored or self.dropped:
@@ -222,7 +222,7 @@ class Replies:
             channel.producer = producer
             producer.lost.add_done_callback(partial(self._lost, channel))
             self._send(channel, producer, self._take_waiting(channel))
-        except PulsarError as reason:
+        except (PulsarError, OSError) as reason:
             channel.rests_until_s = asyncio.get_running_loop().time() + REFUSED_REST_S
             self._tell_refused(reason)
         finally:
@@ -277,7 +277,7 @@ class Replies:
         self.dropped += replies
         self._tell("dropped", "replies are dropped: %s", reason)
 
-    def _tell_refused(self, reason: PulsarError) -> None:
+    def _tell_refused(self, reason: Exception) -> None:
         namespace, advice = self._topics.replies_namespace, ""
         if isinstance(reason, ServerRefused) and reason.error == ServerError.TOPIC_NOT_FOUND:
             # The topics may have been made by an earlier version.

@@ -69,7 +69,10 @@ class GroupSubscription(Subscription[T]):
 
         Raises:
             PulsarError: the subscription has ended, or the broker refuses it.
+            ValueError: the event is of a partition that this member does not read.
         """
+        if event.partition not in self._points:
+            raise ValueError(f"partition {event.partition} is none of {sorted(self._points)}")
         while True:
             consumer = self._consumers.get(event.partition)
             if consumer is not None:
@@ -86,9 +89,8 @@ class GroupSubscription(Subscription[T]):
             self._subscribed.clear()
             await self._subscribed.wait()
 
-    async def close(self) -> None:
-        """End it; the other members take its partitions over."""
-        await super().close()
+    def _have_ended(self) -> None:
+        super()._have_ended()
         self._subscribed.set()
 
     async def _read(self, client: PulsarClient, partition: int) -> None:

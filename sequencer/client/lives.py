@@ -113,7 +113,9 @@ class Lives:
             if not self._begun.done():
                 assert self.failure is not None
                 raise self.failure
-            logger.info("%s: connecting anew: %s", self._what, self.failure)
+            # A takeover or a restart of a broker passes by itself; what goes on and on, somebody has to look at.
+            level = logging.WARNING if pause_s == PAUSE_MOST_S else logging.INFO
+            logger.log(level, "%s: connecting anew: %s", self._what, self.failure)
             if loop.time() - self._begun_at_s > GOOD_LIFE_S:
                 pause_s = PAUSE_FIRST_S
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))

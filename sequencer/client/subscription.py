@@ -63,7 +63,7 @@ class Subscription(Generic[T]):
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._reading: set[int] = set()
-        self._lives = Lives("subscription", self._one_life, self._arrived.set)
+        self._lives = Lives("subscription", self._one_life, self._have_ended)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -109,6 +109,10 @@ class Subscription(Generic[T]):
         await self._lives.close()
 
     # --- The inside ---
+
+    def _have_ended(self) -> None:
+        """There will be no further life: whoever waits must see it."""
+        self._arrived.set()
 
     async def _next_entry(self) -> list[Stored] | SequencerError:
         """The next entry, or why there is none. A caller that is cancelled meanwhile loses nothing."""

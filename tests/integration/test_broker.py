@@ -41,6 +41,7 @@ COMPRESSIONS = ("NONE", "LZ4", "ZLib", "ZSTD", "SNAPPY")
 # --- As a library ---
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_data_and_ports_survive_a_crash_and_a_clean_stop(tmp_path: Path) -> None:
     # Snapshots of aborted transactions at every chance, so that the restarts read them back.
@@ -149,7 +150,7 @@ def refusal(*arguments: str, environment: dict[str, str] | None = None) -> str:
     return errors
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
 def test_foreground_says_when_it_is_ready_and_stops_cleanly(tmp_path: Path, signal_number: signal.Signals) -> None:
     options = ("--data-dir", str(tmp_path / "data"), "--port", "0", "--http-port", "0")
     with foreground(*options) as process:

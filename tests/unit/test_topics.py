@@ -123,6 +123,7 @@ def test_names_of_reply_topics() -> None:
         "non-persistent://shop/orders-replies/\u0663",  # a digit, but not ASCII
         "non-persistent://shop/orders-replies/till-partition-0",
         "non-persistent://shop/orders-replies/-partition-12",
+        "non-persistent://shop/orders-replies/__change_events",
         "NON-PERSISTENT://shop/orders-replies/till-7",
         " non-persistent://shop/orders-replies/till-7",
         "non-persistent://shop/orders-replies/" + "a" * 129,
