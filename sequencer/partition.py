@@ -144,7 +144,9 @@ async def live(
             return
         pool = office.pool(partition)
         try:
-            ready = await unless(stop, _make_ready(client, partition, office, index, pool))
+            # A rebuild may take minutes: whoever has lost the partition meanwhile need not finish it.
+            lost = _raise_when_lost(office.log, office.events, office.rejected, office.coordinator)
+            ready = await unless(stop, _race(_make_ready(client, partition, office, index, pool), lost))
             if ready is None:
                 return
             end, consumer = ready
