@@ -208,6 +208,9 @@ async def _race(work: Awaitable[Result], other: Awaitable[object]) -> Result | N
     finally:
         if unfinished := {task for task in (working, beside) if task.cancel()}:
             await asyncio.wait(unfinished, timeout=FAREWELL_S)
+        for task in (working, beside):
+            if task.done() and not task.cancelled():
+                task.exception()  # both may fail of the same loss; one of them tells it
 
 
 # --- ACQUIRE ---
