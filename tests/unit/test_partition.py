@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from sequencer.names import Topics
 from sequencer.partition import OutOfOrder, Partition, _check_order, _race, unless
+from sequencer.pulsar.errors import ConnectionLost
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata
 
@@ -101,3 +103,25 @@ def test_a_failure_of_either_is_raised_and_ends_the_other() -> None:
     with pytest.raises(OSError, match="gone"):
         asyncio.run(_race(failing(), forever("other")))
     assert ended == ["work", "other"]
+
+
+def test_two_that_fail_of_the_same_loss_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Found with seed 287869322: the one that is cancelled may fail in its own way, and nobody waits for it."""
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionLost("cut")
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ConnectionLost("cut")
+
+    async def race() -> None:
+        with pytest.raises(ConnectionLost):
+            await _race(fails_when_cancelled(), fails())
+        gc.collect()
+
+    asyncio.run(race())
+    assert not caplog.records
