@@ -198,10 +198,10 @@ def _throughput(workload: Workload, broker: EmbeddedBroker, directory: Path, rep
 async def _events_per_s(
     workload: Workload, broker: EmbeddedBroker, topics: Topics, directory: Path, replies: bool
 ) -> float:
+    if not replies:
+        run = await run_once(broker, topics, workload, directory)
+        return run.events / run.seconds
     async with PulsarClient(broker.service_url) as client:
-        if not replies:
-            run = await run_once(broker, topics, workload, directory)
-            return run.events / run.seconds
         reply_topic = topics.reply_topic("bench")
         reader = await client.reader(reply_topic, start=LATEST, window_messages=REPLY_WINDOW_MESSAGES)
         reading = asyncio.create_task(_count(reader))

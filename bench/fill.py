@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 from bench.numbered import event_id
 from bench.workload import SENDS_IN_FLIGHT, batch
-from sequencer.entries import Output
 from sequencer.event import accepted_properties
+from sequencer.packing import Output
 from sequencer.pulsar import producer as producer_module
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import MessageId

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bench.workload import batch
-from sequencer.entries import Output, StoredEvent
+from sequencer.entries import StoredEvent
+from sequencer.packing import Output
 from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
 
 

@@ -6,11 +6,11 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sequencer.entries import Output
 from sequencer.event import REPLY_TO
+from sequencer.packing import Output
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.client import Producer
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
@@ -46,9 +46,6 @@ class Workload:
     def _conflicts(self, number: int) -> bool:
         # Every aggregate has got its first event before the first conflict.
         return number >= self.aggregates and number * self.conflict_percent % 100 < self.conflict_percent
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
 
     def batches(self) -> Iterator[Output]:
         """Every submitted entry, as `Producer.send` takes it."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from sequencer.entries import forwarded_message, pack
 from sequencer.event import MAX_ENTRY_MESSAGES, MAX_LISTED_BYTES, Forwarded, Submission
 from sequencer.names import Topics
+from sequencer.packing import forwarded_message, pack
 from sequencer.pulsar.client import Producer, PulsarClient
 from sequencer.pulsar.frames import MessageId
 

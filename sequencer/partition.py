@@ -23,11 +23,12 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import accepted_messages, pack, read_entry, rejected_message
+from sequencer.entries import read_entry
 from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
+from sequencer.packing import accepted_messages, pack, rejected_message
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient

@@ -20,8 +20,8 @@ from typing import Literal
 
 import msgspec
 
-from sequencer.entries import Output
 from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Submission
+from sequencer.packing import Output
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 

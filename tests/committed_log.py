@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 
 from sequencer.decide import Decided
-from sequencer.entries import accepted_messages, pack
 from sequencer.event import Accepted
+from sequencer.packing import accepted_messages, pack
 from sequencer.pulsar.batches import decompress, join_batch, split_batch
 from sequencer.pulsar.errors import ConnectionLost
 from sequencer.pulsar.events import LastMessage

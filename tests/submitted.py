@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sequencer.entries import Output
+from sequencer.packing import Output
 from sequencer.pulsar.batches import compress, join_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata

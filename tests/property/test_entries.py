@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sequencer.decide import Overlay
-from sequencer.entries import Output, accepted_messages, pack, read_entry, read_events, rejected_message
+from sequencer.entries import read_entry, read_events
 from sequencer.event import (
     MAX_VERSION,
     Accepted,
@@ -25,6 +25,7 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
+from sequencer.packing import Output, accepted_messages, pack, rejected_message
 from sequencer.pulsar.batches import Compression, decompress, split_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequencer.decide import Overlay
-from sequencer.entries import accepted_messages, pack, read_entry, rejected_message
+from sequencer.entries import read_entry
 from sequencer.event import Accepted, Rejected
+from sequencer.packing import accepted_messages, pack, rejected_message
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from sequencer.verify.verifier import Acknowledged, Verifier

@@ -11,18 +11,10 @@ import pytest
 
 from sequencer.entries import (
     MAX_SCHEMA_VERSION_BYTES,
-    OUTPUT_BATCH_BYTES,
-    OUTPUT_BATCH_MESSAGES,
-    SENDERS_OWN_FIELDS,
     ForeignWriter,
-    Output,
     StoredEvent,
-    accepted_messages,
-    forwarded_message,
-    pack,
     read_entry,
     read_events,
-    rejected_message,
 )
 from sequencer.event import (
     MAX_ENTRY_BYTES,
@@ -38,6 +30,16 @@ from sequencer.event import (
     Rejected,
     Source,
     Submission,
+)
+from sequencer.packing import (
+    OUTPUT_BATCH_BYTES,
+    OUTPUT_BATCH_MESSAGES,
+    SENDERS_OWN_FIELDS,
+    Output,
+    accepted_messages,
+    forwarded_message,
+    pack,
+    rejected_message,
 )
 from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
 from sequencer.pulsar.frames import Entry, MessageId

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from sequencer.entries import Output, read_entry
+from sequencer.entries import read_entry
 from sequencer.event import Forwarded, Submission
 from sequencer.forward import Forwarder
 from sequencer.names import Topics
+from sequencer.packing import Output
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.frames import MessageId
 from tests.submitted import batch, delivered, listed, message, structured

@@ -6,10 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from sequencer.entries import accepted_messages, forwarded_message, pack, read_entry, rejected_message
+from sequencer.entries import read_entry
 from sequencer.event import Accepted as AcceptedOutcome
 from sequencer.event import Flawed, Forwarded, Reason, Submission
 from sequencer.event import Rejected as RejectedOutcome
+from sequencer.packing import accepted_messages, forwarded_message, pack, rejected_message
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from sequencer.verify.verifier import UNREADABLE, Accepted, Rejected, Submitted
