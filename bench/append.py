@@ -16,15 +16,17 @@ import contextlib
 import resource
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 from rich.progress import Progress, TaskID
 
-from bench.report import Spread, spreads
+from bench.report import Spread, hand_over, spreads
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
+from bench.stage import broker_options, stage
 from bench.throughput import run_once
 from bench.workload import Workload, batch
 from sequencer.broker import EmbeddedBroker
@@ -221,3 +223,30 @@ async def _count(reader: Consumer) -> int:
             entries = await reader.take(max_messages=REPLIES_TAKE_MESSAGES, max_bytes=REPLIES_TAKE_BYTES)
             seen += sum(entry.metadata.num_messages_in_batch for entry in entries)
     return seen
+
+
+@click.command("append")
+@click.option("--round-trips", type=click.IntRange(10), default=500, show_default=True, help="One after the other.")
+@click.option("--at-once", type=click.IntRange(1, 10_000), default=1_000, show_default=True)
+@click.option("--appends", type=click.IntRange(100), default=50_000, show_default=True, help="With so many at once.")
+@click.option("--events", type=click.IntRange(1_000), default=600_000, show_default=True, help="To ask replies for.")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
+@broker_options
+def command(
+    round_trips: int,
+    at_once: int,
+    appends: int,
+    events: int,
+    runs: int,
+    full_compiler: bool,
+    json_file: Path | None,
+) -> None:
+    """How long an append takes, how many one process gets through, and what replies cost the sequencer.
+
+    \b
+    Example:  python -m bench append --runs 1 --appends 10000 --events 100000
+    """
+    plan = Plan(round_trips, at_once, appends, Workload(events), runs)
+    with stage(full_compiler) as (directory, broker, progress):
+        figures = measure(plan, broker, directory=directory, progress=progress)
+    hand_over("append", f"append, {runs} runs", asdict(plan), figures, json_file)

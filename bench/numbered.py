@@ -13,6 +13,9 @@ from sequencer.entries import StoredEvent
 from sequencer.packing import Output
 from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
 
+BATCHES_PER_S = 200
+"""Of an open-loop load: a publisher that sends every 5 ms what has come up since."""
+
 
 class Numbered(NamedTuple):
     """Which numbers belong together: aggregates take turns, so that number n is event n // aggregates of its one."""
@@ -33,6 +36,11 @@ class Numbered(NamedTuple):
         payload = (head + "x" * max(0, self.event_bytes - len(head) - 3) + '"}}').encode()
         single = SingleMessageMetadata(partition_key=f"aggregate-{aggregate}", payload_size=len(payload))
         return single.SerializeToString(), payload
+
+
+def at_rate(rate: int) -> Numbered:
+    """Events of 160 bytes for 100,000 aggregates, so many per second."""
+    return Numbered(aggregates=100_000, event_bytes=160, batch_events=rate // BATCHES_PER_S)
 
 
 def event_id(number: int) -> str:

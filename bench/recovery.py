@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.progress import Progress
 
 from bench.fill import Filling, ago, fill
+from bench.report import hand_over, spreads
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
+from bench.stage import broker_options, stage
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
@@ -104,3 +107,22 @@ def compact(admin: Admin, topic: str) -> float:
 
 def _status(admin: Admin, path: str) -> Any:
     return admin.get(path)["status"]
+
+
+@click.command("recovery")
+@click.option("--events", type=click.IntRange(1_000), default=5_000_000, show_default=True)
+@click.option("--aggregates", type=click.IntRange(1), default=500_000, show_default=True)
+@click.option("--window", type=click.IntRange(1, 100), default=10, show_default=True, help="Events in it, per cent.")
+@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
+@broker_options
+def command(events: int, aggregates: int, window: int, runs: int, full_compiler: bool, json_file: Path | None) -> None:
+    """From the start of a sequencer to its first look at the input, with an empty index and with a warm one.
+
+    \b
+    Example:  python -m bench recovery --events 500000 --aggregates 50000
+    """
+    plan = Plan(events, aggregates, window, runs)
+    with stage(full_compiler) as (directory, broker, progress):
+        measured = measure(plan, broker, directory=directory, progress=progress)
+    title = f"recovery, {runs} runs over {events:,} events of {aggregates:,} aggregates"
+    hand_over("recovery", title, asdict(plan), spreads(measured), json_file)

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 Spread = dict[str, float]
@@ -51,10 +50,6 @@ def hand_over(
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(text + "\n")
-
-
-def progress_bar() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True)
 
 
 def _machine() -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 from rich.progress import Progress
 
-from bench.numbered import Numbered
+from bench.numbered import BATCHES_PER_S, Numbered, at_rate
+from bench.report import hand_over, spreads
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
+from bench.stage import broker_options, stage
 from bench.watch import STUCK_AFTER_S, level, watched_load
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
@@ -70,3 +73,20 @@ async def _measure(plan: Plan, broker: EmbeddedBroker, topics: Topics, progress:
             )
         await level(watch, load)
     return rounds
+
+
+@click.command("restart")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--rate", type=click.IntRange(BATCHES_PER_S, 80_000), default=20_000, show_default=True, help="Events/s.")
+@broker_options
+def command(rounds: int, rate: int, full_compiler: bool, json_file: Path | None) -> None:
+    """The broker is killed under load and started again: from there to the first commit, and nothing is lost.
+
+    \b
+    Example:  python -m bench restart --rounds 3
+    """
+    plan = Plan(rounds, rate, at_rate(rate))
+    with stage(full_compiler) as (directory, broker, progress):
+        measured = measure(plan, broker, directory=directory, progress=progress)
+    title = f"broker killed and restarted, {rounds} rounds at {rate:,} events/s"
+    hand_over("restart", title, asdict(plan), spreads(measured), json_file)

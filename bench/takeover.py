@@ -8,15 +8,18 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+import click
 from rich.progress import Progress
 
-from bench.numbered import Numbered
+from bench.numbered import BATCHES_PER_S, Numbered, at_rate
+from bench.report import hand_over, spreads
 from bench.sequencer_process import SEQUENCING, STANDING_BY, LogLine, SequencerProcess
 from bench.setting import make_topics
+from bench.stage import broker_options, stage
 from bench.watch import STUCK_AFTER_S, Sighting, Watch, level, watched_load
 from sequencer.broker import EmbeddedBroker
 from sequencer.names import Topics
@@ -142,3 +145,22 @@ def _steps(lines: list[LogLine]) -> Iterator[tuple[str, LogLine]]:
         if found is None:
             raise RuntimeError(f"the standby did not log {pattern!r}, but: {lines}")
         yield name, found
+
+
+@click.command("takeover")
+@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--rate", type=click.IntRange(BATCHES_PER_S, 80_000), default=20_000, show_default=True, help="Events/s.")
+@click.option("--freeze", is_flag=True, help="SIGSTOP instead of kill -9.")
+@click.option("--keep-alive", type=click.IntRange(1), default=30, show_default=True, help="Of the broker, seconds.")
+@broker_options
+def command(rounds: int, rate: int, freeze: bool, keep_alive: int, full_compiler: bool, json_file: Path | None) -> None:
+    """From the death of a loaded owner to the first commit of the standby that was waiting for it.
+
+    \b
+    Example:  python -m bench takeover --rounds 5 --freeze --keep-alive 3
+    """
+    plan = Plan(rounds, rate, freeze, at_rate(rate))
+    with stage(full_compiler, keepAliveIntervalSeconds=str(keep_alive)) as (directory, broker, progress):
+        measured = measure(plan, broker, directory=directory, progress=progress)
+    title = f"takeover after {'SIGSTOP' if freeze else 'kill -9'}, {rounds} rounds at {rate:,} events/s"
+    hand_over("takeover", title, asdict(plan) | {"keep_alive_s": keep_alive}, spreads(measured), json_file)

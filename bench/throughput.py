@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 from rich.progress import Progress
 
-from bench.report import Spread, spreads
+from bench.report import Spread, hand_over, spreads
 from bench.sequencer_process import SEQUENCING, SequencerProcess, Usage
 from bench.setting import make_topics
+from bench.stage import broker_options, stage
 from bench.workload import Workload, load
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
@@ -96,3 +99,33 @@ async def _sequence_at(client: PulsarClient, topic: str, position: MessageId) ->
 def summary(runs: list[Run]) -> dict[str, Spread]:
     """Every figure over all runs."""
     return spreads([run.figures() for run in runs])
+
+
+@click.command("throughput")
+@click.option("--events", type=click.IntRange(1_000), default=600_000, show_default=True)
+@click.option("--event-bytes", type=click.IntRange(100, 1_000_000), default=160, show_default=True, help="Payload.")
+@click.option("--aggregates", type=click.IntRange(1), default=100_000, show_default=True)
+@click.option("--conflicts", type=click.IntRange(0, 100), default=0, show_default=True, help="Per cent.")
+@click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Events per entry.")
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="After one that warms up.")
+@broker_options
+def command(
+    events: int,
+    event_bytes: int,
+    aggregates: int,
+    conflicts: int,
+    batch: int,
+    runs: int,
+    full_compiler: bool,
+    json_file: Path | None,
+) -> None:
+    """Events per second of one sequencer process over one partition, from ready to the last commit.
+
+    \b
+    Example:  python -m bench throughput --events 1000000 --conflicts 5
+    """
+    workload = Workload(events, event_bytes, aggregates, conflicts, batch)
+    with stage(full_compiler) as (directory, broker, progress):
+        measured = measure(workload, broker, runs=runs, directory=directory, progress=progress)
+    title = f"throughput, {runs} runs of {events:,} events"
+    hand_over("throughput", title, asdict(workload), summary(measured), json_file)

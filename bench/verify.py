@@ -9,9 +9,13 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
+
+from bench.report import hand_over, spreads
+from bench.stage import json_option, progress_bar
 from sequencer.pulsar.frames import MessageId
 from sequencer.verify.spill import spilled_tables
 from sequencer.verify.verifier import Accepted, Acknowledged, Submitted, Verifier
@@ -106,3 +110,22 @@ def _spilled_bytes() -> int:
         except FileNotFoundError:
             continue
     return total
+
+
+@click.command("verify")
+@click.option("--events", type=click.IntRange(1_000), default=10_000_000, show_default=True)
+@click.option("--aggregates", type=click.IntRange(4), default=1_000_000, show_default=True)
+@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True)
+@json_option
+def command(events: int, aggregates: int, partitions: int, json_file: Path | None) -> None:
+    """Time, memory and disk of what `sequencer verify` does with what it has read; needs no broker.
+
+    \b
+    Example:  python -m bench verify --events 1000000 --aggregates 100000
+    """
+    plan = Plan(events, aggregates, partitions)
+    with progress_bar() as progress:
+        task = progress.add_task("verify", total=3 * events)
+        figures = measure(plan, lambda count: progress.advance(task, count))
+    title = f"verify, {events:,} events of {aggregates:,} aggregates"
+    hand_over("verify", title, asdict(plan), spreads([figures]), json_file)
