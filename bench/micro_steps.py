@@ -1,0 +1,309 @@
+"""The steps of a submission's way through the sequencer, each by itself: what `bench.micro` times.
+
+A step is prepared once and then repeated. It returns the seconds that so many repetitions took, so that what it must
+put back in place between two of them is not timed.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
+
+import google_crc32c
+from msgspec.structs import replace
+
+from bench.workload import Workload, batch
+from sequencer.decide import Decided, Overlay
+from sequencer.entries import read_entry
+from sequencer.event import Accepted, Flawed, Submission, binary_envelope, structured_envelope
+from sequencer.packing import Output, accepted_messages, pack
+from sequencer.pulsar.batches import split_batch
+from sequencer.pulsar.frames import DEFAULT_MAX_MESSAGE_BYTES, Entry, FrameDecoder, encode_payload_head
+from sequencer.pulsar.pulsar_api_pb2 import (
+    BaseCommand,
+    CommandMessage,
+    CommandSend,
+    MessageIdData,
+    MessageMetadata,
+    SingleMessageMetadata,
+)
+from state.index import VersionIndex
+
+AGGREGATES = 100_000
+"""In the index. It holds nothing else: its blocks fit into its cache."""
+
+FILLING_EVENTS = 4_000
+"""Written to the index at a time before anything is timed."""
+
+CHECKPOINT = bytes(24)
+LIMIT_BYTES = DEFAULT_MAX_MESSAGE_BYTES
+SENDERS_FIELDS = MessageMetadata(producer_name="bench", sequence_id=1, publish_time=1).SerializeToString()
+
+Timer = Callable[[int], float]
+"""Repetitions -> seconds."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """One submitted entry of so many events, in every state on its way. `directory` is for an index, and empty."""
+
+    events: int
+    event_bytes: int
+    directory: Path
+
+    @cached_property
+    def structured(self) -> Output:
+        """The entry, of aggregates that exist nowhere yet."""
+        (output,) = Workload(self.events, self.event_bytes, self.events, batch_messages=self.events).batches()
+        return output
+
+    @cached_property
+    def binary(self) -> Output:
+        """The same with the id and the expected version as properties, and a payload that nobody opens."""
+        parts = []
+        for number in range(self.events):
+            single = SingleMessageMetadata(partition_key=f"aggregate-{number}", payload_size=self.event_bytes)
+            single.properties.add(key="id", value=str(uuid.uuid4()))
+            single.properties.add(key="version", value="-1")
+            parts.append((single.SerializeToString(), b"x" * self.event_bytes))
+        return batch(parts)
+
+    def entry(self, output: Output) -> Entry:
+        """An entry as it is delivered: it has been through a frame."""
+        (entry,) = _received(FrameDecoder(), _frame(output))
+        return entry
+
+    def messages(self, output: Output) -> list[tuple[SingleMessageMetadata, bytes]]:
+        """Metadata and payload of every message."""
+        return [(single, payload) for single, _, payload in split_batch(output.payload, output.num_messages)]
+
+    @cached_property
+    def submissions(self) -> list[Submission | Flawed]:
+        """What the entry asks for."""
+        return read_entry(self.entry(self.structured), LIMIT_BYTES)
+
+    def decided(self) -> Decided:
+        """All of it accepted."""
+        return _overlay(-1).decide(self.submissions)
+
+    def index(self) -> VersionIndex:
+        """An index of AGGREGATES, all of them in table files: what was written lately, the overlay knows."""
+        with VersionIndex.open(self.directory / "index", identity="bench") as index:
+            for first in range(0, AGGREGATES, FILLING_EVENTS):
+                keys = [f"aggregate-{number}" for number in range(first, first + FILLING_EVENTS)]
+                index.apply(*_changes(keys), accepted_at_ms=1, checkpoint=CHECKPOINT)
+        return VersionIndex.open(self.directory / "index", identity="bench")
+
+    def keys(self, chance: random.Random) -> list[str]:
+        """As many aggregates of the index."""
+        return [f"aggregate-{number}" for number in chance.sample(range(AGGREGATES), self.events)]
+
+
+class _Known:
+    """An index of which nothing is measured: every aggregate has the same tail, no id was accepted."""
+
+    def __init__(self, tail: int) -> None:
+        self._tail = tail
+
+    def tails(self, keys: Sequence[str]) -> list[int]:
+        return [self._tail] * len(keys)
+
+    def accepted(self, event_id: bytes, key: str) -> None:
+        return None
+
+
+def _overlay(tail: int) -> Overlay:
+    return Overlay(_Known(tail), partition=0, partitions=1, next_sequence=0)
+
+
+def _frame(output: Output) -> bytes:
+    """As a broker delivers it."""
+    message = CommandMessage(consumer_id=1, message_id=MessageIdData(ledgerId=1, entryId=1))
+    command = BaseCommand(type=BaseCommand.MESSAGE, message=message)
+    return encode_payload_head(command, SENDERS_FIELDS + output.metadata, output.payload) + output.payload
+
+
+def _received(decoder: FrameDecoder, data: bytes) -> list[Entry]:
+    decoder.writable()[: len(data)] = data
+    decoder.written(len(data))
+    return [frame.entry for frame in decoder.frames() if frame.entry is not None]
+
+
+def _repeat(step: Callable[[], object]) -> Timer:
+    """The timer of a step that changes nothing."""
+
+    def timer(loops: int) -> float:
+        began_s = perf_counter()
+        for _ in range(loops):
+            step()
+        return perf_counter() - began_s
+
+    return timer
+
+
+def _repeat_on(prepare: Callable[[], Callable[[], object]]) -> Timer:
+    """The timer of a step that needs everything anew each time; to prepare it is not timed."""
+
+    def timer(loops: int) -> float:
+        seconds = 0.0
+        for _ in range(loops):
+            step = prepare()
+            began_s = perf_counter()
+            step()
+            seconds += perf_counter() - began_s
+        return seconds
+
+    return timer
+
+
+# --- In the order of a submission's way ---
+
+
+def checksum(material: Material) -> Timer:
+    """CRC-32C over an entry's payload."""
+    payload = material.structured.payload
+    return _repeat(lambda: google_crc32c.value(payload))
+
+
+def frame_decode(material: Material) -> Timer:
+    """Bytes as received -> an entry, its checksum compared."""
+    frame, decoder = _frame(material.structured), FrameDecoder()
+    return _repeat(lambda: _received(decoder, frame))
+
+
+def batch_parse(material: Material) -> Timer:
+    """An entry's payload -> metadata and payload of its messages."""
+    output = material.structured
+    return _repeat(lambda: list(split_batch(output.payload, output.num_messages)))
+
+
+def envelope_structured(material: Material) -> Timer:
+    """A message's JSON -> its id and expected version."""
+    payloads = [payload for _, payload in material.messages(material.structured)]
+    return _repeat(lambda: [structured_envelope(payload) for payload in payloads])
+
+
+def envelope_binary(material: Material) -> Timer:
+    """A message's properties -> its id and expected version."""
+    found = [single.properties for single, _ in material.messages(material.binary)]
+    return _repeat(lambda: [binary_envelope({field.key: field.value for field in fields}) for fields in found])
+
+
+def read_structured(material: Material) -> Timer:
+    """An entry -> submissions: the batch, every envelope, every check."""
+    entry = material.entry(material.structured)
+    return _repeat(lambda: read_entry(entry, LIMIT_BYTES))
+
+
+def read_binary(material: Material) -> Timer:
+    """The same in binary mode."""
+    entry = material.entry(material.binary)
+    return _repeat(lambda: read_entry(entry, LIMIT_BYTES))
+
+
+def decide_known(material: Material) -> Timer:
+    """Submissions -> outcomes, where the overlay holds every tail. All are accepted."""
+
+    refused = [replace(one, expected=7) for one in material.submissions if type(one) is Submission]
+
+    def prepare() -> Callable[[], object]:
+        overlay = _overlay(-1)
+        overlay.applied(overlay.decide(refused))
+        return lambda: overlay.decide(material.submissions)
+
+    return _repeat_on(prepare)
+
+
+def decide_unknown(material: Material) -> Timer:
+    """The same where it holds none: with one look-up in an index that costs nothing."""
+    return _repeat_on(lambda: partial(_overlay(-1).decide, material.submissions))
+
+
+def messages(material: Material) -> Timer:
+    """Accepted outcomes -> the metadata of their messages."""
+    outcomes = [outcome for outcome in material.decided().outcomes if type(outcome) is Accepted]
+    return _repeat(lambda: accepted_messages(outcomes))
+
+
+def packing(material: Material) -> Timer:
+    """Messages -> an entry's metadata and payload."""
+    outcomes = [outcome for outcome in material.decided().outcomes if type(outcome) is Accepted]
+    accepted = accepted_messages(outcomes)
+    return _repeat(lambda: list(pack(accepted, LIMIT_BYTES)))
+
+
+def frame_encode(material: Material) -> Timer:
+    """An entry -> everything of its frame but the payload, which is sent as it is; with its checksum."""
+    output = material.structured
+    command = BaseCommand(type=BaseCommand.SEND, send=CommandSend(producer_id=1, sequence_id=1))
+    return _repeat(lambda: encode_payload_head(command, SENDERS_FIELDS + output.metadata, output.payload))
+
+
+# --- The index ---
+
+
+def _changes(keys: Sequence[str]) -> tuple[Mapping[str, int], Mapping[tuple[bytes, str], tuple[int, int]]]:
+    ids = {(random.randbytes(16), key): (0, number) for number, key in enumerate(keys)}
+    return dict.fromkeys(keys, 0), ids
+
+
+def index_hit(material: Material) -> Timer:
+    """Tails of aggregates that exist, in random order, in one multi-get."""
+    index, chance = material.index(), random.Random(1)
+    return _repeat_on(lambda: partial(index.tails, material.keys(chance)))
+
+
+def index_miss(material: Material) -> Timer:
+    """Tails of aggregates that do not."""
+    index, chance = material.index(), random.Random(1)
+    return _repeat_on(lambda: partial(index.tails, [f"new-{key}" for key in material.keys(chance)]))
+
+
+def index_id_miss(material: Material) -> Timer:
+    """Whether an id was accepted before, of ids that were not; one get each."""
+    index, chance = material.index(), random.Random(1)
+
+    def prepare() -> Callable[[], object]:
+        asked = [(random.randbytes(16), key) for key in material.keys(chance)]
+        return lambda: [index.accepted(*one) for one in asked]
+
+    return _repeat_on(prepare)
+
+
+def index_apply(material: Material) -> Timer:
+    """Tails, ids and the checkpoint of aggregates that exist, in one batch."""
+    index, chance = material.index(), random.Random(1)
+
+    def prepare() -> Callable[[], object]:
+        tails, ids = _changes(material.keys(chance))
+        return lambda: index.apply(tails, ids, accepted_at_ms=1, checkpoint=CHECKPOINT)
+
+    return _repeat_on(prepare)
+
+
+STEPS: Mapping[str, Callable[[Material], Timer]] = MappingProxyType(
+    {
+        "checksum": checksum,
+        "frame_decode": frame_decode,
+        "batch_parse": batch_parse,
+        "envelope_structured": envelope_structured,
+        "envelope_binary": envelope_binary,
+        "read_structured": read_structured,
+        "read_binary": read_binary,
+        "index_tails_hit": index_hit,
+        "index_tails_miss": index_miss,
+        "index_id_miss": index_id_miss,
+        "decide_tails_known": decide_known,
+        "decide_tails_unknown": decide_unknown,
+        "messages": messages,
+        "pack": packing,
+        "frame_encode": frame_encode,
+        "index_apply": index_apply,
+    }
+)

@@ -1,0 +1,34 @@
+"""The steps that are timed do what they are named after; the command hands over what pyperf found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from bench import micro
+from bench.micro_steps import STEPS, Material
+
+
+@pytest.mark.parametrize("events", [1, 20])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_can_be_repeated(step: str, events: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.micro_steps.AGGREGATES", 100)
+    timer = STEPS[step](Material(events, 160, tmp_path))
+    assert timer(1) > 0
+    assert timer(2) > 0
+
+
+def test_every_submission_is_accepted(tmp_path: Path) -> None:
+    """Rejections would take another way than the one that is timed."""
+    material = Material(20, 160, tmp_path)
+    assert len(material.decided().tails) == 20
+    assert [single.partition_key for single, _ in material.messages(material.binary)] == list(material.decided().tails)
+
+
+def test_figures_come_back_in_the_order_of_the_plan() -> None:
+    plan = micro.Plan(("checksum", "batch_parse"), event_bytes=160, batches=(20, 1), processes=1, value_s=0.001)
+    figures = micro.measure(plan, Progress(disable=True))
+    assert list(figures) == ["checksum / 20", "batch_parse / 20", "checksum / 1", "batch_parse / 1"]
+    assert all(figure["min"] > 0 for figure in figures.values())
