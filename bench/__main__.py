@@ -6,7 +6,7 @@ import signal
 
 import click
 
-from bench import append, recovery, restart, takeover, throughput, verify
+from bench import append, ceiling, recovery, restart, takeover, throughput, verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,7 +18,7 @@ def bench() -> None:
     """
 
 
-for benchmark in (throughput, append, takeover, restart, recovery, verify):
+for benchmark in (throughput, ceiling, append, takeover, restart, recovery, verify):
     bench.add_command(benchmark.command)
 
 

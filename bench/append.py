@@ -24,10 +24,10 @@ import click
 from rich.progress import Progress, TaskID
 
 from bench.report import Spread, hand_over, spreads
+from bench.run import SEQUENCER, run_once
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
 from bench.stage import broker_options, stage
-from bench.throughput import run_once
 from bench.workload import Workload, batch
 from sequencer.broker import EmbeddedBroker
 from sequencer.client import NO_AGGREGATE, EventStore
@@ -201,13 +201,13 @@ async def _events_per_s(
     workload: Workload, broker: EmbeddedBroker, topics: Topics, directory: Path, replies: bool
 ) -> float:
     if not replies:
-        run = await run_once(broker, topics, workload, directory)
+        run = await run_once(SEQUENCER, broker, topics, workload, directory)
         return run.events / run.seconds
     async with PulsarClient(broker.service_url) as client:
         reply_topic = topics.reply_topic("bench")
         reader = await client.reader(reply_topic, start=LATEST, window_messages=REPLY_WINDOW_MESSAGES)
         reading = asyncio.create_task(_count(reader))
-        run = await run_once(broker, topics, workload.asking(reply_topic), directory)
+        run = await run_once(SEQUENCER, broker, topics, workload.asking(reply_topic), directory)
         reading.cancel()
         seen = await reading
         if seen < workload.events * 0.99:

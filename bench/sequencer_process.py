@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -37,16 +38,18 @@ class LogLine(NamedTuple):
     text: str
 
 
-class SequencerProcess:
-    """`sequencer run` on one namespace as a child process. It starts at once; `await_line` tells when it is ready."""
+class ChildProcess:
+    """A Python program to be measured. It starts at once; `await_line` tells when it is ready, SIGTERM must end it."""
 
-    def __init__(self, broker: EmbeddedBroker, namespace: str, index_dir: Path, log_file: Path) -> None:
-        command = [sys.executable, "-m", "sequencer", "run", "--index-dir", str(index_dir)]
-        command += ["--service-url", broker.service_url, "--namespace", namespace]
-        self.index_dir = index_dir
+    def __init__(self, arguments: Sequence[str], log_file: Path) -> None:
+        """`arguments` follow the interpreter; `log_file` gets its standard error."""
         self._log_file = log_file
         with log_file.open("wb") as log:
-            self._process = subprocess.Popen(command, stderr=log)
+            self._process = subprocess.Popen([sys.executable, *arguments], stderr=log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def await_line(self, pattern: str, *, since_s: float = 0.0, within_s: float = READY_WITHIN_S) -> LogLine:
         """The first line that matches and is not older than `since_s` (Unix time), as soon as it is there.
@@ -60,7 +63,7 @@ class SequencerProcess:
                 if line.at_s >= since_s and re.search(pattern, line.text):
                     return line
             if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"the sequencer did not log {pattern!r}: {self._last_words()}")
+                raise RuntimeError(f"it did not log {pattern!r}: {self._last_words()}")
             time.sleep(LOOK_EVERY_S)
 
     def lines(self) -> list[LogLine]:
@@ -98,11 +101,11 @@ class SequencerProcess:
         _, status, usage = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         if status != 0:
-            raise RuntimeError(f"the sequencer ended with {status}: {self._last_words()}")
+            raise RuntimeError(f"it ended with {status}: {self._last_words()}")
         # Linux counts in KiB, macOS in bytes.
         unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-        said = re.search(r"messages in (\d+) transactions", self._log_file.read_text())
-        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, int(said[1]) if said else 0)
+        said = re.findall(r"messages in (\d+) transactions", self._log_file.read_text())
+        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, sum(map(int, said)))
 
     def end(self) -> None:
         """Kill it if it still runs, whatever state it is in."""
@@ -112,3 +115,23 @@ class SequencerProcess:
 
     def _last_words(self) -> str:
         return self._log_file.read_text()[-2000:]
+
+
+class SequencerProcess(ChildProcess):
+    """`sequencer run` on one namespace: all its partitions, or those that are named."""
+
+    def __init__(
+        self,
+        broker: EmbeddedBroker,
+        namespace: str,
+        index_dir: Path,
+        log_file: Path,
+        *,
+        partitions: Sequence[int] = (),
+    ) -> None:
+        arguments = ["-m", "sequencer", "run", "--index-dir", str(index_dir)]
+        arguments += ["--service-url", broker.service_url, "--namespace", namespace]
+        if partitions:
+            arguments += ["--partitions", ",".join(map(str, partitions))]
+        super().__init__(arguments, log_file)
+        self.index_dir = index_dir

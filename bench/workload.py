@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sequencer.event import REPLY_TO
 from sequencer.packing import Output
@@ -81,11 +81,23 @@ def batch(parts: list[tuple[bytes, bytes]], reply_to: str = "") -> Output:
     return Output(metadata.SerializePartialToString(), payload, len(parts))
 
 
-async def load(producer: Producer, workload: Workload) -> None:
+class Loaded(NamedTuple):
+    """What stands in the topic."""
+
+    accepted: int
+    """Events that are not conflicts."""
+    last_payload: bytes
+    """The last entry's."""
+
+
+async def load(producer: Producer, workload: Workload) -> Loaded:
     """Store the whole workload, with a bounded number of entries in flight."""
     pending: deque[asyncio.Future[Any]] = deque()
+    last_payload = b""
     for output in workload.batches():
         pending.append(producer.send(*output))
+        last_payload = output.payload
         if len(pending) >= SENDS_IN_FLIGHT:
             await pending.popleft()
     await asyncio.gather(*pending)
+    return Loaded(workload.events - workload.conflicts, last_payload)

@@ -116,6 +116,12 @@ class EmbeddedBroker:
         return f"http://{HOST}:{self.http_port}"
 
     @property
+    def pid(self) -> int:
+        """Java's process."""
+        assert self._child is not None, "not started"
+        return self._child.process.pid
+
+    @property
     def settings(self) -> dict[str, str]:
         """All that the broker and its bookie are told; every other setting has Pulsar's default."""
         addresses = {
