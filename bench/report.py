@@ -1,21 +1,59 @@
-"""What a benchmark hands over: figures over several runs, as a table for people and as JSON for everything else."""
+"""What a benchmark hands over: figures over several runs, as a table for people and as JSON for everything else.
+
+A report, as JSON (a *result file*; `compare`, `table` and `plots` read it):
+
+    benchmark   its name on the command line
+    when        UTC, ISO 8601
+    commit      as git describes it, "-dirty" where the code was changed since; "unknown" outside a checkout
+    versions    of Python, the broker, Java and the packages that take part
+    machine     processor, cores, memory, system
+    workload    what was measured: two reports with the same benchmark and workload can be compared
+    figures     {name: {"median", "min", "max", "p90", "runs": how many, "values": of every run, in order}}
+    series      only where the benchmark measures several points, such as rates or systems:
+                [{"at": {name: what tells this point from the others}, "figures": as above}, ...]
+
+A figure's name ends with its unit: events_per_s, p99_ms, cpu_us_per_event, peak_memory_mib.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-Spread = dict[str, float]
-"""Of one figure over all runs: median, min, max and p90."""
+from bench.origin import origin
+
+KINDS = ("median", "min", "max", "p90")
+STANDARD_OUTPUT = Path("-")
+At = Mapping[str, str | int | float]
+
+
+class Spread(TypedDict):
+    """One figure over all runs."""
+
+    median: float
+    min: float
+    max: float
+    p90: float
+    """Nine of ten runs stay below."""
+    runs: int
+    values: list[float]
+    """Of every run, in their order."""
+
+
+class Point(NamedTuple):
+    """One point of a series: a rate, a number of partitions, a system; and its figures over all runs there."""
+
+    at: At
+    """What tells it from the others, such as {"rate": 1000, "path": "sequencer"}."""
+    figures: Mapping[str, Spread]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -26,6 +64,8 @@ def spread(values: Sequence[float]) -> Spread:
         "min": min(values),
         "max": max(values),
         "p90": round(nine_tenths, 3),
+        "runs": len(values),
+        "values": list(values),
     }
 
 
@@ -36,26 +76,69 @@ def spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
 
 
 def hand_over(
-    benchmark: str, title: str, workload: Mapping[str, Any], figures: Mapping[str, Spread], json_file: Path | None
+    benchmark: str,
+    title: str,
+    workload: Mapping[str, Any],
+    figures: Mapping[str, Spread],
+    json_file: Path | None,
+    *,
+    series: Sequence[Point] = (),
+    versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Print the table and the JSON, and write the JSON where asked."""
-    kinds = ("median", "min", "max", "p90")
-    table = Table("figure", *kinds, title=title)
-    for name, column in figures.items():
-        table.add_row(name, *(f"{column[kind]:,}" for kind in kinds))
-    Console().print(table)
-    report = {"benchmark": benchmark, "machine": _machine(), "workload": dict(workload), "figures": dict(figures)}
-    text = json.dumps(report, indent=2)
-    click.echo(text)
-    if json_file:
+    """Print the table, and write the JSON where asked. "-" is standard output, the table then goes to standard error.
+
+    Args:
+        workload: all that two reports must have in common to be comparable; nothing that changes from run to run.
+        figures: of the benchmark as a whole, by `spreads`; may be empty where there is a series.
+        series: one `Point(at, spreads(runs))` for each rate, size or system that was measured:
+
+            hand_over("latency", title, asdict(plan), {}, json_file, series=[
+                Point({"rate": 100, "path": "sequencer"}, spreads([{"p50_ms": 5.1, "p99_ms": 9.0}, ...])),
+                Point({"rate": 100, "path": "plain"}, spreads([{"p50_ms": 1.1, "p99_ms": 2.0}, ...])),
+            ])
+
+        versions: of what only this benchmark has besides, such as {"postgresql": "16.2"}.
+    """
+    report = {"benchmark": benchmark, **origin(versions or {}), "workload": dict(workload), "figures": dict(figures)}
+    if series:
+        report["series"] = [{"at": dict(point.at), "figures": dict(point.figures)} for point in series]
+    text = _json(report)
+    to_standard_output = json_file == STANDARD_OUTPUT
+    Console(stderr=to_standard_output).print(_table(title, figures, series))
+    if to_standard_output:
+        click.echo(text)
+    elif json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(text + "\n")
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-    }
+def at_text(at: At) -> str:
+    """ "rate 1,000, path sequencer" """
+    return ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in at.items())
+
+
+def _table(title: str, figures: Mapping[str, Spread], series: Sequence[Point]) -> Table:
+    table = Table("figure", *KINDS, title=title)
+    for row in _rows(figures):
+        table.add_row(*row)
+    for point in series:
+        table.add_section()
+        table.add_row(at_text(point.at), style="bold")
+        for row in _rows(point.figures):
+            table.add_row(*row)
+    return table
+
+
+def _rows(figures: Mapping[str, Spread]) -> Iterator[tuple[str, ...]]:
+    for name, found in figures.items():
+        yield name, *(f"{value:,}" for value in (found["median"], found["min"], found["max"], found["p90"]))
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    """Indented, but a list of plain values in one line: those of fifty runs would fill pages."""
+    # A line break stands in no JSON string: what starts with a bracket and one is a list.
+    return re.sub(r"\[\n[^\[\]{}]*\]", _in_one_line, json.dumps(report, indent=2))
+
+
+def _in_one_line(found: re.Match[str]) -> str:
+    return "[" + re.sub(r"\n\s*", " ", found[0][1:-1]).strip() + "]"

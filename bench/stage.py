@@ -36,9 +36,12 @@ def progress_bar() -> Progress:
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
     """Where the figures go besides the terminal."""
-    return click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there too.")(
-        command
-    )
+    return click.option(
+        "--json",
+        "json_file",
+        type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+        help="Write the figures there too, as JSON; - is standard output.",
+    )(command)
 
 
 def broker_options(command: Callable[..., None]) -> Callable[..., None]:
