@@ -22,7 +22,7 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import click
 from rich.console import Console
@@ -46,6 +46,8 @@ class Spread(TypedDict):
     runs: int
     values: list[float]
     """Of every run, in their order."""
+    merged: NotRequired[float]
+    """Of a percentile: that of all runs' samples together."""
 
 
 class Point(NamedTuple):
@@ -102,19 +104,28 @@ def hand_over(
     report = {"benchmark": benchmark, **origin(versions or {}), "workload": dict(workload), "figures": dict(figures)}
     if series:
         report["series"] = [{"at": dict(point.at), "figures": dict(point.figures)} for point in series]
-    text = _json(report)
-    to_standard_output = json_file == STANDARD_OUTPUT
-    Console(stderr=to_standard_output).print(_table(title, figures, series))
-    if to_standard_output:
-        click.echo(text)
-    elif json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(text + "\n")
+    Console(stderr=json_file == STANDARD_OUTPUT).print(_table(title, figures, series))
+    if json_file:
+        write_json(report, json_file)
+
+
+def write_json(report: Mapping[str, Any], file: Path) -> None:
+    """Into a file, whose directory is made where it is missing, or to standard output ("-")."""
+    if file == STANDARD_OUTPUT:
+        click.echo(_json(report))
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_json(report) + "\n")
 
 
 def at_text(at: At) -> str:
     """ "rate 1,000, path sequencer" """
     return ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in at.items())
+
+
+def number_text(value: float) -> str:
+    """ "1,000", "0.25" """
+    return f"{int(value) if float(value).is_integer() else value:,}"
 
 
 def _table(title: str, figures: Mapping[str, Spread], series: Sequence[Point]) -> Table:
@@ -131,7 +142,7 @@ def _table(title: str, figures: Mapping[str, Spread], series: Sequence[Point]) -
 
 def _rows(figures: Mapping[str, Spread]) -> Iterator[tuple[str, ...]]:
     for name, found in figures.items():
-        yield name, *(f"{value:,}" for value in (found["median"], found["min"], found["max"], found["p90"]))
+        yield name, *map(number_text, (found["median"], found["min"], found["max"], found["p90"]))
 
 
 def _json(report: Mapping[str, Any]) -> str:

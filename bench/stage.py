@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeElapsedColumn
 
 from sequencer.broker import EmbeddedBroker
 
 BROKER_MEMORY = "1g"
 """A compaction holds every key with its newest position in memory."""
+
+LINE_EVERY_S = 30.0
+"""Between two lines on standard error that say how far it is, where there is no terminal for a bar."""
 
 
 @contextlib.contextmanager
@@ -29,9 +34,32 @@ def stage(full_compiler: bool, **settings: str) -> Iterator[tuple[Path, Embedded
             yield directory, broker, progress
 
 
-def progress_bar() -> Progress:
-    """On standard error, so that standard output holds nothing but figures."""
-    return Progress(console=Console(stderr=True), transient=True)
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """On standard error, so that standard output holds nothing but figures. Where that is no terminal, a line now and
+    then takes the bar's place."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        if console.is_terminal:
+            yield progress
+            return
+        ended = threading.Event()
+        lines = threading.Thread(target=_lines, args=(progress, ended), daemon=True)
+        lines.start()
+        try:
+            yield progress
+        finally:
+            ended.set()
+            lines.join()
+
+
+def _lines(progress: Progress, ended: threading.Event) -> None:
+    while not ended.wait(LINE_EVERY_S):
+        for task in progress.tasks:
+            if task.percentage < 100:
+                line = f"{task.description}: {task.percentage:.0f} % after {task.elapsed or 0:.0f} s"
+                print(line, file=sys.stderr, flush=True)
 
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
