@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerate sequencer/pulsar/pulsar_api_pb2.py and .pyi from pulsar_api.proto.
+"""Regenerate sequencer/pulsar/*_pb2.py and .pyi from the .proto files beside them.
 
     python -m venv /tmp/protoc && /tmp/protoc/bin/pip install grpcio-tools==1.62.3 'setuptools<80'
     /tmp/protoc/bin/python scripts/generate_proto.py
@@ -16,7 +16,7 @@ from pathlib import Path
 
 GENERATOR = "1.62.3"
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = "sequencer/pulsar/pulsar_api.proto"
+PROTOS = ("sequencer/pulsar/pulsar_api.proto", "sequencer/pulsar/plain_head.proto")
 
 
 def main() -> int:
@@ -28,7 +28,8 @@ def main() -> int:
     if version("grpcio-tools") != GENERATOR:
         print(f"error: found grpcio-tools {version('grpcio-tools')}, needs {GENERATOR}", file=sys.stderr)
         return 1
-    return int(protoc.main(["protoc", f"-I{ROOT}", f"--python_out={ROOT}", f"--pyi_out={ROOT}", str(ROOT / PROTO)]))
+    sources = [str(ROOT / proto) for proto in PROTOS]
+    return int(protoc.main(["protoc", f"-I{ROOT}", f"--python_out={ROOT}", f"--pyi_out={ROOT}", *sources]))
 
 
 if __name__ == "__main__":

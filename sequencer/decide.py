@@ -8,7 +8,8 @@ hears of a batch after its commit (`partition.py`); until then the overlay alone
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from sequencer.event import (
@@ -21,6 +22,7 @@ from sequencer.event import (
     Submission,
     canonical_partition,
 )
+from sequencer.plain import AcceptedRun, PlainBatch
 
 TAIL_CACHE_AGGREGATES = 200_000
 """Aggregates whose tails an overlay holds in memory; beyond it the least recently seen half is dropped."""
@@ -33,14 +35,49 @@ class Index(Protocol):
     def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None: ...
 
 
-class Decided(NamedTuple):
-    """A judged batch: its outcomes in the order of the submissions, and what its commit changes in the index."""
+class AcceptedIds:
+    """Under which id each event was accepted, in the order of the sequences: columns, to which a judgement appends."""
 
-    outcomes: list[Accepted | Rejected | Forwarded]
+    def __init__(self, first_sequence: int) -> None:
+        self.first_sequence = first_sequence
+        self.event_ids: list[bytes] = []
+        self.keys: list[str] = []
+        self.versions: list[int] = []
+        self._places: dict[tuple[bytes, str], int] = {}
+        self._placed = 0
+
+    def note(self, batch: PlainBatch, first_row: int, end_row: int) -> None:
+        """These rows were accepted; their versions are noted already."""
+        self.event_ids += batch.event_ids[first_row:end_row]
+        self.keys += batch.keys[first_row:end_row]
+
+    def find(self, event_id: bytes, key: str) -> tuple[int, int] | None:
+        """Version and sequence of the aggregate's latest event with this id. Prepared at the first call: most batches
+        hold nothing that could be a duplicate, and are never asked."""
+        event_ids, keys, places = self.event_ids, self.keys, self._places
+        if self._placed < len(keys):
+            for place in range(self._placed, len(keys)):
+                places[event_ids[place], keys[place]] = place
+            self._placed = len(keys)
+        found = places.get((event_id, key))
+        return None if found is None else (self.versions[found], self.first_sequence + found)
+
+    def rows(self) -> Iterator[tuple[bytes, str, int, int]]:
+        """Id, aggregate, version and sequence of each."""
+        return zip(self.event_ids, self.keys, self.versions, count(self.first_sequence), strict=False)
+
+
+class Decided(NamedTuple):
+    """A judged batch: its outcomes, and what its commit changes in the index."""
+
+    outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded]
+    """In the order of the submissions; but what is accepted of a plain batch comes before what is not."""
+    messages: int
+    """How many submissions were judged."""
     tails: Mapping[str, int]
     """Aggregate -> new tail, of every aggregate that got an event."""
-    ids: Mapping[tuple[bytes, str], tuple[int, int]]
-    """(event id, aggregate) -> version and sequence, of every accepted event."""
+    ids: AcceptedIds
+    """Of every accepted event."""
     next_sequence: int
     """The sequence that the first accepted event after this batch gets."""
 
@@ -120,62 +157,98 @@ class Overlay:
         # long applied: `decide` refuses to let more than that be in flight.
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
-        self._unapplied_ids: deque[Mapping[tuple[bytes, str], tuple[int, int]]] = deque()
+        self._unapplied: deque[AcceptedIds] = deque()  # the last one is that of the batch being judged
         self._in_flight = 0
 
-    def decide(self, submissions: Sequence[Submission | Flawed]) -> Decided:
+    def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> Decided:
         """Judge a batch in order. Nothing reaches the index; `applied` must follow once it did."""
-        self._in_flight += len(submissions)
+        messages = sum(len(one.keys) if type(one) is PlainBatch else 1 for one in submissions)
+        self._in_flight += messages
         assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
         self._look_up(submissions)
-        tails, changed, ids = self._young, dict[str, int](), dict[tuple[bytes, str], tuple[int, int]]()
-        self._unapplied_ids.append(ids)
-        outcomes: list[Accepted | Rejected | Forwarded] = []
-        sequence = self._next_sequence
+        ids = AcceptedIds(self._next_sequence)
+        self._unapplied.append(ids)
+        outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = []
         for submission in submissions:
-            if isinstance(submission, Flawed):
-                outcomes.append(Rejected(submission, submission.reason, submission.detail))
-                continue
-            key = submission.key
+            if isinstance(submission, PlainBatch):
+                outcomes.extend(self._judge_batch(submission, ids))
+            else:
+                outcomes.append(self._judge_one(submission, ids))
+        tails = dict(zip(ids.keys, map(self._young.__getitem__, ids.keys), strict=True))
+        self._next_sequence += len(ids.keys)
+        return Decided(outcomes, messages, tails, ids, self._next_sequence)
+
+    def _judge_one(self, submission: Submission | Flawed, ids: AcceptedIds) -> Accepted | Rejected | Forwarded:
+        if isinstance(submission, Flawed):
+            return Rejected(submission, submission.reason, submission.detail)
+        verdict = self._verdict(submission)
+        if not isinstance(verdict, int):
+            return verdict
+        sequence = self._next_sequence + len(ids.keys)
+        several = submission.several or (submission,)
+        ids.event_ids += [event.event_id for event in several]
+        ids.keys += [submission.key] * len(several)
+        ids.versions += range(verdict, verdict + len(several))
+        self._young[submission.key] = ids.versions[-1]
+        return Accepted(submission, verdict, sequence)
+
+    def _judge_batch(self, batch: PlainBatch, ids: AcceptedIds) -> list[AcceptedRun | Rejected | Forwarded]:
+        """What is accepted, then the others. Nearly every row takes the first branch, so that one asks little."""
+        tails, versions = self._young, ids.versions
+        first, noted = len(versions), 0
+        others: dict[int, Rejected | Forwarded] = {}
+        for row, (key, expected) in enumerate(zip(batch.keys, batch.expected, strict=True)):
             tail = tails[key]
-            if tail == NO_AGGREGATE and (misrouted := self._misrouted(submission)):
-                outcomes.append(misrouted)
-                continue
-            verdict = judge(submission, tail, self._accepted_before)
-            if not isinstance(verdict, int):
-                outcomes.append(verdict)
-                continue
-            outcomes.append(Accepted(submission, verdict, sequence))
-            if submission.several is None:
-                tails[key] = changed[key] = verdict
-                ids[submission.event_id, key] = verdict, sequence
-                sequence += 1
-                continue
-            for member in submission.several:
-                tails[key] = changed[key] = verdict
-                ids[member.event_id, key] = verdict, sequence
-                verdict, sequence = verdict + 1, sequence + 1
-        self._next_sequence = sequence
-        return Decided(outcomes, changed, ids, sequence)
+            if expected == tail and (tail >= 0 or self._is_home_of(key)):
+                tail += 1
+            else:
+                ids.note(batch, noted, row)
+                noted = row
+                verdict = self._verdict(batch.submission(row))
+                if not isinstance(verdict, int):
+                    others[row] = verdict
+                    noted = row + 1
+                    continue
+                tail = verdict
+            tails[key] = tail
+            versions.append(tail)
+        ids.note(batch, noted, len(batch.keys))
+        if not others:
+            return [AcceptedRun(batch, versions[first:], ids.first_sequence + first)]
+        if len(versions) == first:
+            return list(others.values())
+        accepted = batch.only([row for row in range(len(batch.keys)) if row not in others])
+        return [AcceptedRun(accepted, versions[first:], ids.first_sequence + first), *others.values()]
+
+    def _verdict(self, submission: Submission) -> int | Rejected | Forwarded:
+        """What `judge` says, where the aggregate is at home here."""
+        tail = self._young[submission.key]
+        if tail == NO_AGGREGATE and (misrouted := self._misrouted(submission)):
+            return misrouted
+        return judge(submission, tail, self._accepted_before)
 
     def applied(self, decided: Decided) -> None:
         """The oldest batch that was decided is now in the index: its ids are found there."""
-        assert self._unapplied_ids[0] is decided.ids, "batches are applied in the order they were decided"
-        self._unapplied_ids.popleft()
-        self._in_flight -= len(decided.outcomes)
+        assert self._unapplied[0] is decided.ids, "batches are applied in the order they were decided"
+        self._unapplied.popleft()
+        self._in_flight -= decided.messages
 
-    def _look_up(self, submissions: Sequence[Submission | Flawed]) -> None:
+    def _look_up(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> None:
         """Bring the tail of every aggregate of the batch into the young generation."""
         young, old = self._young, self._old
-        keys = {submission.key for submission in submissions if type(submission) is Submission}
+        keys: set[str] = set()
+        for one in submissions:
+            if type(one) is PlainBatch:
+                keys.update(one.keys)
+            elif type(one) is Submission:
+                keys.add(one.key)
         missing = []
-        for key in keys:
-            if key not in young:
-                tail = old.get(key)
-                if tail is None:
-                    missing.append(key)
-                else:
-                    young[key] = tail
+        for key in keys.difference(young):
+            tail = old.get(key)
+            if tail is None:
+                missing.append(key)
+            else:
+                young[key] = tail
         if missing:
             young.update(zip(missing, self._index.tails(missing), strict=True))
         if len(young) > self._half:
@@ -183,8 +256,8 @@ class Overlay:
             self._old, self._young = young, {key: young[key] for key in keys}
 
     def _accepted_before(self, event_id: bytes, key: str) -> tuple[int, int] | None:
-        for ids in reversed(self._unapplied_ids):
-            before = ids.get((event_id, key))
+        for ids in reversed(self._unapplied):
+            before = ids.find(event_id, key)
             if before is not None:
                 return before
         return self._index.accepted(event_id, key)
@@ -194,10 +267,13 @@ class Overlay:
 
         Asked only where the aggregate does not exist here: an aggregate that exists was asked at its first event.
         """
-        home = canonical_partition(submission.key, self._partitions)
-        if home == self._partition:
+        if self._is_home_of(submission.key):
             return None
+        home = canonical_partition(submission.key, self._partitions)
         if not submission.forwarded:
             return Forwarded(submission, home)
         detail = f"the key belongs to partition {home} of {self._partitions}, it arrived in {self._partition}"
         return Rejected(submission, Reason.MISROUTED, detail, submission.expected)
+
+    def _is_home_of(self, key: str) -> bool:
+        return self._partitions == 1 or canonical_partition(key, self._partitions) == self._partition

@@ -34,6 +34,7 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
+from sequencer.plain import PlainBatch, read_plain
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry
@@ -56,12 +57,20 @@ CHUNK_FIELDS: Final = (
 # --- reading ---
 
 
+def read_submitted(entry: Entry, max_message_bytes: int) -> Sequence[Submission | Flawed | PlainBatch]:
+    """Every message of a submitted entry, in order: by columns where all of them are plain, else one by one."""
+    metadata = entry.metadata
+    if metadata.HasField("num_messages_in_batch") and not metadata.encryption_keys and not _refusal(entry):
+        plain = read_plain(entry, _source(entry), max_message_bytes)
+        if plain is not None:
+            return [plain]
+    return read_entry(entry, max_message_bytes)
+
+
 def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
     """Every message of a submitted entry, in order; an entry that cannot be opened is one `Flawed` with index -1."""
     metadata = entry.metadata
-    position = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
-    schema_version = metadata.schema_version if len(metadata.schema_version) <= MAX_SCHEMA_VERSION_BYTES else b""
-    source = Source(position, metadata.compression, schema_version, None)
+    source = _source(entry)
     if refusal := _refusal(entry):
         return [_closed(entry, source, *refusal, max_message_bytes)]
     if metadata.encryption_keys:
@@ -73,14 +82,6 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
             return [_read_message(single, single.SerializeToString(), payload, source, -1, max_message_bytes, _Room())]
         if metadata.num_messages_in_batch < 1:
             raise CorruptBatch(f"a batch of {metadata.num_messages_in_batch} messages")
-        for field in metadata.properties:
-            # Every copy that is forwarded has it as its own property: there must be room for it.
-            if (
-                field.key == REPLY_TO
-                and isinstance(field.value, str)
-                and len(field.value.encode()) <= MAX_REPLY_TO_BYTES
-            ):
-                source = source._replace(reply_to=field.value)
         room = _Room()
         return [
             _read_message(single, head, body, source, index, max_message_bytes, room)
@@ -88,6 +89,25 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
         ]
     except CorruptBatch as broken:
         return [_closed(entry, source, Reason.MALFORMED, str(broken), max_message_bytes)]
+
+
+def _source(entry: Entry) -> Source:
+    metadata = entry.metadata
+    position = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
+    schema_version = metadata.schema_version if len(metadata.schema_version) <= MAX_SCHEMA_VERSION_BYTES else b""
+    return Source(position, metadata.compression, schema_version, None, _reply_to_of_batch(metadata))
+
+
+def _reply_to_of_batch(metadata: MessageMetadata) -> str:
+    """What an open batch says for its messages. Every copy that is forwarded has it as its own property: there must be
+    room for it."""
+    if not metadata.HasField("num_messages_in_batch") or metadata.encryption_keys:
+        return ""
+    found = ""
+    for field in metadata.properties:
+        if field.key == REPLY_TO and isinstance(field.value, str) and len(field.value.encode()) <= MAX_REPLY_TO_BYTES:
+            found = field.value
+    return found
 
 
 class _Room:

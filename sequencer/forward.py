@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from sequencer.event import MAX_ENTRY_MESSAGES, MAX_LISTED_BYTES, Forwarded, Submission
+from sequencer.event import MAX_ENTRY_MESSAGES, MAX_LISTED_BYTES, Forwarded
 from sequencer.names import Topics
-from sequencer.packing import forwarded_message, pack
+from sequencer.packing import Messages, forwarded_message, pack
 from sequencer.pulsar.client import Producer, PulsarClient
 from sequencer.pulsar.frames import MessageId
 
@@ -51,18 +51,18 @@ class Forwarder:
         return producer
 
 
-def _with_room(messages: Sequence[Forwarded]) -> Iterator[list[tuple[bytes, Submission]]]:
+def _with_room(messages: Sequence[Forwarded]) -> Iterator[list[Messages]]:
     """The copies, cut so that the lists of each part fit into one entry: at home more of them would be `too_large`."""
-    part: list[tuple[bytes, Submission]] = []
+    part: list[Messages] = []
     listed_events = listed_bytes = 0
     for message in messages:
-        head, submission = forwarded_message(message), message.submission
+        copy, submission = forwarded_message(message), message.submission
         if submission.several:
             events = len(submission.several)
-            grown = events * len(head) + len(submission.payload)
+            grown = events * len(copy.heads[0]) + len(submission.payload)
             if listed_events + events > MAX_ENTRY_MESSAGES or listed_bytes + grown > MAX_LISTED_BYTES:
                 yield part
                 part, listed_events, listed_bytes = [], 0, 0
             listed_events, listed_bytes = listed_events + events, listed_bytes + grown
-        part.append((head, submission))
+        part.append(copy)
     yield part

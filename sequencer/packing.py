@@ -6,6 +6,7 @@ Packing never fails: whatever could grow beyond the broker's message limit was a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import Final, NamedTuple
 
 from sequencer.event import (
@@ -24,7 +25,8 @@ from sequencer.event import (
     rejected_properties,
     reply_property,
 )
-from sequencer.pulsar.batches import compress, join_batch
+from sequencer.plain import AcceptedRun
+from sequencer.pulsar.batches import compress, join_columns
 from sequencer.pulsar.pulsar_api_pb2 import CompressionType, MessageMetadata, SingleMessageMetadata
 
 OUTPUT_BATCH_BYTES = 1024 * 1024
@@ -56,32 +58,51 @@ class Output(NamedTuple):
     num_messages: int
 
 
-def accepted_messages(outcomes: Iterable[Accepted]) -> list[tuple[bytes, Submission]]:
-    """Of every accepted event its serialized SingleMessageMetadata, and the submission whose payload goes with it.
+class Messages(NamedTuple):
+    """Consecutive messages of one output that come from one submitted entry, in two columns."""
 
-    The events of a list follow each other, each with its own head and payload. Runs once per accepted event.
-    """
-    messages = []
-    for accepted in outcomes:
-        submission, version, sequence = accepted.submission, accepted.version, accepted.sequence
-        submitted_as = f"{submission.source.position}{submission.batch_index}"
-        for event in submission.several or (submission,):
-            properties = accepted_properties(event.id_text, version, sequence, submitted_as)
-            messages.append((_head(event, ACCEPTED_PROPERTIES) + properties, event))
-            version, sequence = version + 1, sequence + 1
-    return messages
+    heads: Sequence[bytes]
+    """Of each its serialized SingleMessageMetadata."""
+    payloads: Sequence[bytes]
+    source: Source
 
 
-def rejected_message(rejected: Rejected) -> bytes:
-    """The serialized SingleMessageMetadata of a rejected event."""
+def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
+    """An accepted event, the events of an accepted list, or a whole run."""
+    if isinstance(outcome, AcceptedRun):
+        batch = outcome.batch
+        return Messages(_heads_of_run(outcome), batch.payloads, batch.source)
+    submission, version, sequence = outcome.submission, outcome.version, outcome.sequence
+    submitted_as = f"{submission.source.position}{submission.batch_index}"
+    heads, payloads = [], []
+    for event in submission.several or (submission,):
+        properties = accepted_properties(event.id_text, version, sequence, submitted_as)
+        heads.append(_head(event, ACCEPTED_PROPERTIES) + properties)
+        payloads.append(event.payload)
+        version, sequence = version + 1, sequence + 1
+    return Messages(heads, payloads, submission.source)
+
+
+def _heads_of_run(run: AcceptedRun) -> list[bytes]:
+    batch, position = run.batch, run.batch.source.position
+    return [
+        head + accepted_properties(id_text, version, sequence, f"{position}{index}")
+        for head, id_text, version, sequence, index in zip(
+            batch.bare_heads, batch.id_texts, run.versions, count(run.sequence), batch.batch_indexes, strict=False
+        )
+    ]
+
+
+def rejected_message(rejected: Rejected) -> Messages:
+    """A rejected event."""
     submission = rejected.submission
-    return _head(submission, REJECTED_PROPERTIES) + rejected_properties(
-        rejected, f"{submission.source.position}{submission.batch_index}"
-    )
+    submitted_as = f"{submission.source.position}{submission.batch_index}"
+    head = _head(submission, REJECTED_PROPERTIES) + rejected_properties(rejected, submitted_as)
+    return Messages([head], [submission.payload], submission.source)
 
 
-def forwarded_message(forwarded: Forwarded) -> bytes:
-    """The serialized SingleMessageMetadata of a message on its way to its own partition: nothing of it changes.
+def forwarded_message(forwarded: Forwarded) -> Messages:
+    """A message on its way to its own partition: nothing of it changes.
 
     What its batch said for it, it says itself now: the copies of several batches may travel in one.
     """
@@ -91,7 +112,7 @@ def forwarded_message(forwarded: Forwarded) -> bytes:
         own = SingleMessageMetadata.FromString(head).properties
         if all(field.key != REPLY_TO for field in own):
             head += reply_property(submission.reply_to)
-    return head
+    return Messages([head], [submission.payload], submission.source)
 
 
 def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:
@@ -105,30 +126,46 @@ def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:
     return single.SerializeToString()
 
 
-def pack(messages: Iterable[tuple[bytes, Submission | Flawed]], max_message_bytes: int) -> Iterator[Output]:
+def pack(outcomes: Iterable[Messages], max_message_bytes: int) -> Iterator[Output]:
     """Outcomes as entries, in order: one batch as long as compression and schema stay the same and the size allows.
 
     Args:
-        messages: serialized SingleMessageMetadata and the submission whose payload goes with it.
         max_message_bytes: the broker's limit for metadata and payload of one entry.
     """
     limit = min(OUTPUT_BATCH_BYTES, max_message_bytes - OUTCOME_BYTES)
-    batch: list[tuple[bytes, bytes]] = []
+    heads: list[bytes] = []
+    payloads: list[bytes] = []
     size, source = 0, None
-    for head, submission in messages:
-        added = len(head) + len(submission.payload) + 4
-        full = size + added > limit or len(batch) == OUTPUT_BATCH_MESSAGES
-        if batch and (full or not _may_share(submission.source, source)):
-            yield _batch(batch, source)
-            batch, size = [], 0
-        source = submission.source
+    for messages in _with_room(outcomes, limit):
+        added = _size(messages)
+        full = size + added > limit or len(heads) + len(messages.heads) > OUTPUT_BATCH_MESSAGES
+        if heads and (full or not _may_share(messages.source, source)):
+            yield _batch(heads, payloads, source)
+            heads, payloads, size = [], [], 0
+        source = messages.source
         if source.sealed is not None:
-            yield _sealed(head, submission.payload, source.sealed)
+            yield _sealed(messages.heads[0], messages.payloads[0], source.sealed)
             continue
-        batch.append((head, submission.payload))
+        heads += messages.heads
+        payloads += messages.payloads
         size += added
-    if batch:
-        yield _batch(batch, source)
+    if heads:
+        yield _batch(heads, payloads, source)
+
+
+def _with_room(outcomes: Iterable[Messages], limit: int) -> Iterator[Messages]:
+    """The same messages: what is too large for one entry comes one by one."""
+    for messages in outcomes:
+        if _size(messages) > limit or len(messages.heads) > OUTPUT_BATCH_MESSAGES:
+            for head, payload in zip(messages.heads, messages.payloads, strict=True):
+                yield Messages([head], [payload], messages.source)
+        else:
+            yield messages
+
+
+def _size(messages: Messages) -> int:
+    """Bytes in a batch."""
+    return sum(map(len, messages.heads)) + sum(map(len, messages.payloads)) + 4 * len(messages.heads)
 
 
 def _may_share(source: Source, other: Source | None) -> bool:
@@ -141,10 +178,10 @@ def _may_share(source: Source, other: Source | None) -> bool:
     )
 
 
-def _batch(parts: Sequence[tuple[bytes, bytes]], source: Source | None) -> Output:
+def _batch(heads: Sequence[bytes], payloads: Sequence[bytes], source: Source | None) -> Output:
     assert source is not None
-    plain = join_batch(parts)
-    metadata = MessageMetadata(num_messages_in_batch=len(parts), uncompressed_size=len(plain))
+    plain = join_columns(heads, payloads)
+    metadata = MessageMetadata(num_messages_in_batch=len(heads), uncompressed_size=len(plain))
     payload = plain
     if source.compression != CompressionType.NONE:
         payload = compress(source.compression, plain)
@@ -154,7 +191,7 @@ def _batch(parts: Sequence[tuple[bytes, bytes]], source: Source | None) -> Outpu
             payload = plain  # what does not shrink would grow, perhaps beyond the broker's limit
     if source.schema_version:
         metadata.schema_version = source.schema_version
-    return Output(metadata.SerializePartialToString(), payload, len(parts))
+    return Output(metadata.SerializePartialToString(), payload, len(heads))
 
 
 def _sealed(head: bytes, payload: bytes, sealed: MessageMetadata) -> Output:

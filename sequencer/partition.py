@@ -23,12 +23,13 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import read_entry
+from sequencer.entries import read_submitted
 from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.packing import accepted_messages, pack, rejected_message
+from sequencer.plain import AcceptedRun
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
@@ -343,9 +344,9 @@ async def _produce(
         messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
-        decided = overlay.decide([message for entry in entries for message in read_entry(entry, limit)])
-        accepted = accepted_messages([o for o in decided.outcomes if type(o) is Accepted])
-        rejected = [(rejected_message(o), o.submission) for o in decided.outcomes if type(o) is Rejected]
+        decided = overlay.decide([read for entry in entries for read in read_submitted(entry, limit)])
+        accepted = [accepted_messages(o) for o in decided.outcomes if isinstance(o, Accepted | AcceptedRun)]
+        rejected = [rejected_message(o) for o in decided.outcomes if type(o) is Rejected]
         events = [office.events.send(*output, txn=txn) for output in pack(accepted, limit)]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
@@ -398,12 +399,12 @@ async def _commit(
             end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
             index.apply(
                 flight.decided.tails,
-                flight.decided.ids,
+                flight.decided.ids.rows(),
                 accepted_at_ms=time.time_ns() // 1_000_000,
                 checkpoint=end.to_bytes(),
             )
         overlay.applied(flight.decided)
-        messages += len(flight.decided.outcomes)
+        messages += flight.decided.messages
         transactions += 1
         forwarded += flight.forwarded
     return messages, transactions, forwarded

@@ -247,7 +247,7 @@ def _apply(
     if events:
         index.apply(
             tails,
-            {(event.event_id, event.key): (event.version, event.sequence) for event in events},
+            [(event.event_id, event.key, event.version, event.sequence) for event in events],
             accepted_at_ms=events[-1].accepted_at_ms,
             checkpoint=None if checkpoint is None else checkpoint.to_bytes(),
         )

@@ -23,6 +23,7 @@ from types import TracebackType
 
 from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.names import Topics
+from sequencer.plain import AcceptedRun
 from sequencer.pulsar.client import ClientSettings, Producer, PulsarClient
 from sequencer.pulsar.errors import PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.frames import MessageId
@@ -114,12 +115,18 @@ class Replies:
     ) -> None:
         await self.close()
 
-    def send(self, outcomes: Sequence[Accepted | Rejected | Forwarded]) -> None:
+    def send(self, outcomes: Sequence[Accepted | AcceptedRun | Rejected | Forwarded]) -> None:
         """Send a reply for every outcome, in order, where one was asked for. Call it when they are durable.
 
         Does not wait and does not raise. What was forwarded is replied to where its outcome comes about.
         """
-        asked = [outcome for outcome in outcomes if outcome.submission.reply_to]
+        asked: list[Accepted | Rejected | Forwarded] = []
+        for outcome in outcomes:
+            if isinstance(outcome, AcceptedRun):
+                if outcome.batch.source.reply_to:
+                    asked += outcome.outcomes()
+            elif outcome.submission.reply_to:
+                asked.append(outcome)
         if not asked:
             return
         by_topic: dict[str, list[Accepted | Rejected]] = {}

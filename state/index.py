@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -243,12 +243,12 @@ class VersionIndex:
     def apply(
         self,
         tails: Mapping[str, int],
-        ids: Mapping[tuple[bytes, str], tuple[int, int]],
+        ids: Iterable[tuple[bytes, str, int, int]],
         *,
         accepted_at_ms: int,
         checkpoint: bytes | None,
     ) -> None:
-        """Store tails (key -> version), ids ((event id, key) -> (version, sequence)) and the checkpoint, all or none.
+        """Store tails (key -> version), ids (event id, key, version, sequence) and the checkpoint, all or none.
 
         ``checkpoint`` None leaves it as it is, as a rebuild does until its pass is complete. The process may die at
         any moment; a power cut may cost the newest batches. Versions are 0 or more and fit 63 bits.
@@ -268,8 +268,8 @@ class VersionIndex:
             batch[key.encode()] = pack(version)
         batch.set_default_column_family(self._store.handle(_ids_family(state.generation)))
         pack_accepted = _ACCEPTED.pack
-        for (event_id, key), accepted in ids.items():
-            batch[event_id + key.encode()] = pack_accepted(*accepted)
+        for event_id, key, version, sequence in ids:
+            batch[event_id + key.encode()] = pack_accepted(version, sequence)
         state = _State(
             state.generation,
             state.ids + len(batch) - len(tails),

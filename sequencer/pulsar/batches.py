@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from itertools import chain
 
 import cramjam
 from google.protobuf.message import DecodeError
@@ -112,5 +113,11 @@ def split_batch(data: bytes, count: int) -> Iterator[tuple[SingleMessageMetadata
 
 def join_batch(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
     """The batch that holds `parts`: serialized SingleMessageMetadata (with the right payload_size) and payload."""
-    pack = _U32.pack
-    return b"".join([b"%b%b%b" % (pack(len(head)), head, payload) for head, payload in parts])
+    return join_columns([head for head, _ in parts], [payload for _, payload in parts])
+
+
+def join_columns(heads: Sequence[bytes], payloads: Sequence[bytes]) -> bytes:
+    """`join_batch` of parts whose halves stand in two columns."""
+    # Loops in C only: it runs once for every message that goes out.
+    sizes = map(_U32.pack, map(len, heads))
+    return b"".join(chain.from_iterable(zip(sizes, heads, payloads, strict=True)))

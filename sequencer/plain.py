@@ -1,0 +1,251 @@
+"""Batches of plain messages, read by columns: the whole batch's keys, the whole batch's ids, and so on. Pure.
+
+A message is plain when it is one event, its metadata has a key, and no property but, in binary mode, the `id` and the
+`version`. Most submitted batches hold nothing else, and read by columns they cost half: what has to be asked of every
+message is asked of a whole column at once, by functions that loop in C.
+
+`entries.read_entry` is the rule for what a message means. Whatever is unusual about a batch, be it one more property,
+one list, one missing key or a byte too many, `read_plain` leaves all of it to `read_entry`; what it does read means and
+becomes the same (`tests/property/test_plain.py` compares the two).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from binascii import unhexlify
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Annotated, Final
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from sequencer.event import (
+    MAX_ENTRY_BYTES,
+    MAX_KEY_BYTES,
+    MAX_VERSION,
+    NO_AGGREGATE,
+    OUTCOME_BYTES,
+    Accepted,
+    Source,
+    Submission,
+)
+from sequencer.pulsar.batches import decompress
+from sequencer.pulsar.errors import CorruptBatch
+from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.plain_head_pb2 import PlainHead
+from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
+
+_U32 = struct.Struct(">I")
+_UUID_CHARACTERS = 36
+_UUID_DASHES = (8, 13, 18, 23)
+
+_PROPERTY: Final = 0x0A
+"""The first byte of metadata that begins with a property."""
+
+_ID_AND_VERSION = re.compile(
+    rb"\n\x2a\n\x02id\x12\x24([0-9A-Fa-f-]{36})(?:\n([\x0c-\x1b])\n\x07version\x12([\x01-\x10])(-?[0-9]{1,16}))?"
+)
+"""The properties of binary mode as the official clients write them: two serialized KeyValues before everything else."""
+
+
+class PlainBatch(msgspec.Struct, frozen=True, gc=False):
+    """Plain submissions of one entry: what `Submission` says of one message, in one column for all of them."""
+
+    source: Source
+    batch_indexes: Sequence[int]
+    keys: Sequence[str]
+    id_texts: Sequence[str]
+    event_ids: Sequence[bytes]
+    expected: Sequence[int | None]
+    heads: Sequence[bytes]
+    bare_heads: Sequence[bytes]
+    """`heads` without the properties that an outcome replaces."""
+    payloads: Sequence[bytes]
+
+    def submission(self, row: int) -> Submission:
+        """One of them by itself."""
+        return Submission(
+            self.keys[row],
+            self.event_ids[row],
+            self.id_texts[row],
+            self.expected[row],
+            self.heads[row],
+            None if self.bare_heads is self.heads else SingleMessageMetadata.FromString(self.heads[row]),
+            self.payloads[row],
+            self.source,
+            self.batch_indexes[row],
+            reply_to=self.source.reply_to,
+        )
+
+    def only(self, rows: Sequence[int]) -> PlainBatch:
+        """Some of them, in the order of `rows`."""
+        heads = [self.heads[row] for row in rows]
+        return PlainBatch(
+            self.source,
+            [self.batch_indexes[row] for row in rows],
+            [self.keys[row] for row in rows],
+            [self.id_texts[row] for row in rows],
+            [self.event_ids[row] for row in rows],
+            [self.expected[row] for row in rows],
+            heads,
+            heads if self.bare_heads is self.heads else [self.bare_heads[row] for row in rows],
+            [self.payloads[row] for row in rows],
+        )
+
+
+class AcceptedRun(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of many plain submissions: each became one event, with consecutive sequences."""
+
+    batch: PlainBatch
+    versions: Sequence[int]
+    sequence: int
+    """Of the first one."""
+
+    def outcomes(self) -> list[Accepted]:
+        """One by one."""
+        rows = enumerate(self.versions)
+        return [Accepted(self.batch.submission(row), version, self.sequence + row) for row, version in rows]
+
+
+class _NotPlain(Exception):
+    """Something is unusual. What, `read_entry` finds out."""
+
+
+def read_plain(entry: Entry, source: Source, max_message_bytes: int) -> PlainBatch | None:
+    """The messages of a submitted batch where all of them are plain, else None.
+
+    Args:
+        entry: one that may be opened.
+        source: of this entry.
+        max_message_bytes: the broker's limit for metadata and payload of one message.
+    """
+    metadata = entry.metadata
+    try:
+        data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+        # Not even one message that had all the bytes would be too large with its outcome.
+        if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
+            return None
+        count = metadata.num_messages_in_batch
+        is_binary = data[4] == _PROPERTY
+        return (_read_binary if is_binary else _read_structured)(data, count, source)
+    except (_NotPlain, CorruptBatch, DecodeError, struct.error, UnicodeDecodeError, msgspec.MsgspecError):
+        return None
+    except RecursionError:
+        return None  # a payload that is nested too deeply
+
+
+def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
+    keys: list[str] = []
+    heads: list[bytes] = []
+    payloads: list[bytes] = []
+    view = PlainHead()
+    parse, remarkable, unpack = view.ParseFromString, view.WhichOneof, _U32.unpack_from
+    position = 0
+    for _ in range(count):
+        start = position + 4
+        end = start + unpack(data, position)[0]
+        head = data[start:end]
+        parse(head)
+        size = view.payload_size
+        position = end + size
+        if size < 1 or remarkable("remarkable"):
+            raise _NotPlain
+        keys.append(view.partition_key)
+        heads.append(head)
+        payloads.append(data[end:position])
+    if position != len(data):
+        raise _NotPlain
+    _check_keys(keys)
+    if not b"".join(payloads).isascii():
+        for payload in payloads:
+            payload.decode()
+    decoded = list(map(_decode_event, payloads))
+    ids = list(map(_id_of, decoded))
+    return PlainBatch(
+        source, range(count), keys, ids, _uuids(ids), list(map(_version_of, decoded)), heads, heads, payloads
+    )
+
+
+def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
+    keys: list[str] = []
+    ids: list[str] = []
+    expected: list[int | None] = []
+    heads: list[bytes] = []
+    bare_heads: list[bytes] = []
+    payloads: list[bytes] = []
+    view = PlainHead()
+    parse, remarkable, unpack, match = view.ParseFromString, view.WhichOneof, _U32.unpack_from, _ID_AND_VERSION.match
+    position = 0
+    for _ in range(count):
+        start = position + 4
+        end = start + unpack(data, position)[0]
+        head = data[start:end]
+        found = match(head)
+        if found is None:
+            raise _NotPlain
+        event_id, property_size, digits_size, digits = found.groups()
+        if digits is None:
+            expected.append(None)
+        else:
+            if digits_size[0] != len(digits) or property_size[0] != len(digits) + 11:
+                raise _NotPlain
+            expected.append(int(digits))
+        bare_head = head[found.end() :]
+        parse(bare_head)
+        size = view.payload_size
+        position = end + size
+        if size < 1 or remarkable("remarkable"):
+            raise _NotPlain
+        keys.append(view.partition_key)
+        ids.append(event_id.decode())
+        heads.append(head)
+        bare_heads.append(bare_head)
+        payloads.append(data[end:position])
+    if position != len(data):
+        raise _NotPlain
+    _check_keys(keys)
+    versions = [version for version in expected if version is not None]
+    if versions and not (min(versions) >= NO_AGGREGATE and max(versions) <= MAX_VERSION):
+        raise _NotPlain
+    return PlainBatch(source, range(count), keys, ids, _uuids(ids), expected, heads, bare_heads, payloads)
+
+
+class _Event(msgspec.Struct, gc=False):
+    """A single event in structured mode; whatever else the payload is fails to be decoded."""
+
+    id: str
+    data: msgspec.Raw
+    version: Annotated[int, msgspec.Meta(ge=NO_AGGREGATE, le=MAX_VERSION)] | None = None
+    events: None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_id_of = attrgetter("id")
+_version_of = attrgetter("version")
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Every message needs a key of some characters, none of them more bytes than are allowed."""
+    try:
+        "".join(keys)
+    except TypeError:  # what protobuf gives where a string on the wire is not UTF-8 is bytes
+        raise _NotPlain from None
+    if not all(keys) or max(map(len, keys)) * 4 > MAX_KEY_BYTES:
+        raise _NotPlain
+
+
+def _uuids(texts: Sequence[str]) -> Sequence[bytes]:
+    """The 16 bytes of every UUID."""
+    joined = "".join(texts)
+    count = len(texts)
+    if set(map(len, texts)) != {_UUID_CHARACTERS} or joined.count("-") != len(_UUID_DASHES) * count:
+        raise _NotPlain
+    if any(joined[place::_UUID_CHARACTERS].count("-") != count for place in _UUID_DASHES):
+        raise _NotPlain
+    try:
+        digits = unhexlify(joined.replace("-", ""))
+    except ValueError:
+        raise _NotPlain from None
+    return struct.unpack("16s" * count, digits)
