@@ -2,9 +2,12 @@
 # make test    lint, types and every test against a real broker
 # make faults  the tests that are too long for every time, then fresh schedules of faults for so many MINUTES
 # make histories  COUNT histories of concurrent appends under faults, checked for linearizability
+# make bench   every benchmark (hours on an idle machine), or only NAME, into bench/results, and the plots
 PYTHON ?= python3
 MINUTES ?= 30
 COUNT ?= 100
+# Not ?=, because some systems have a NAME in the environment.
+NAME = throughput ceiling append takeover restart recovery micro verify
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
@@ -31,7 +34,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy --strict
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m bench throughput
+	@failed=; for name in $(NAME); do \
+		echo "python -m bench $$name"; \
+		$(BIN)/python -m bench $$name --json bench/results/$$name.json || \
+			{ [ $$? -ne 130 ] || exit 130; failed="$$failed $$name"; }; \
+	done; \
+	$(BIN)/python -m bench plots && if [ "$$failed" ]; then echo "error: failed:$$failed" >&2; exit 1; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
