@@ -15,7 +15,7 @@ from sequencer import SequencerError
 from sequencer.console import KNOWN_FAILURES, Failure, one_line, reported
 
 SECTIONS = {
-    "How fast": ("throughput", "ceiling", "append"),
+    "How fast": ("throughput", "matrix", "ceiling", "at-least-once", "append"),
     "When something dies": ("takeover", "restart", "recovery"),
     "Parts, without a broker": ("micro", "verify"),
     "Results": ("compare", "table", "plots"),

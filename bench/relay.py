@@ -68,7 +68,7 @@ async def _produce(
         sent, messages = [], 0
         for entry in entries:
             count = entry.metadata.num_messages_in_batch  # 1 where it is none
-            sent.append(office.events.send(_kept(entry), entry.payload, count, txn=txn))
+            sent.append(office.events.send(kept_metadata(entry), entry.payload, count, txn=txn))
             messages += count
         acknowledged = office.input.ack([entry.message_id for entry in entries], txn=txn)
         await office.events.drain()
@@ -76,7 +76,7 @@ async def _produce(
     await flights.put(None)
 
 
-def _kept(entry: Entry) -> bytes:
+def kept_metadata(entry: Entry) -> bytes:
     """The entry's metadata for a new sender. The entry is nobody else's, so its metadata is not copied first."""
     metadata = entry.metadata
     for name in SENDERS_OWN_FIELDS:

@@ -1,4 +1,4 @@
-"""One run: topics are filled, then a process that works them off is timed from ready to its last commit."""
+"""One run: topics are filled, then processes that work them off are timed, from ready to the last commit."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.relay import RELAYING
+from bench import existing
+from bench.relay import RELAYING, kept_metadata
 from bench.sequencer_process import SEQUENCING, ChildProcess, SequencerProcess
 from bench.workload import Loaded, Workload, load
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
-from sequencer.names import Topics
+from sequencer.names import Topics, index_directory
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.frames import Entry, MessageId
 
@@ -30,8 +31,34 @@ STUCK_AFTER_S = 120.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
+class Layout(NamedTuple):
+    """Over what the work is spread."""
+
+    partitions: int = 1
+    processes: int = 1
+
+    def shares(self) -> list[Sequence[int]]:
+        """The partitions of each process."""
+        return [range(first, self.partitions, self.processes) for first in range(self.processes)]
+
+
+ALONE = Layout()
+
+
+class Subject(NamedTuple):
+    """What is measured: a program that works off what was submitted."""
+
+    name: str
+    ready: str
+    """The log line that says so."""
+    start: Callable[[EmbeddedBroker, Topics, Sequence[int], Path, Path], ChildProcess]
+    """On these partitions of the topics, with a directory for its indexes, and a log file."""
+    is_last: Callable[[Entry, Loaded], bool]
+    """Whether an entry of `events` is the last one that there will be."""
+
+
 class Run(NamedTuple):
-    """One run's figures. CPU is counted while it is timed, peak memory over a process's whole life."""
+    """One run's figures, of all processes together. CPU is counted while they are timed, peak memory all their life."""
 
     events: int
     seconds: float
@@ -52,7 +79,7 @@ class Run(NamedTuple):
         """As they are reported."""
         return {
             "events_per_s": round(self.events_per_s),
-            "transactions_per_s": round(self.transactions / self.seconds),
+            "transactions_per_s": round(self.transactions / self.seconds, 1),
             "seconds": round(self.seconds, 3),
             "cpu_s": round(self.cpu_s, 2),
             "cpu_us_per_event": round(self.cpu_us_per_event, 2),
@@ -62,40 +89,64 @@ class Run(NamedTuple):
         }
 
 
-class Subject(NamedTuple):
-    """What is measured: a program that works off what was submitted."""
-
-    name: str
-    ready: str
-    """The log line that says so."""
-    start: Callable[[EmbeddedBroker, Topics, Path], ChildProcess]
-    """The directory is empty, for the program's files and its log."""
-    is_last: Callable[[Entry, Loaded], bool]
-    """Whether an entry of `events` is the last one that there will be."""
-
-
 async def run_once(
-    subject: Subject, broker: EmbeddedBroker, topics: Topics, workload: Workload, directory: Path
+    subject: Subject,
+    broker: EmbeddedBroker,
+    topics: Topics,
+    workload: Workload,
+    directory: Path,
+    layout: Layout = ALONE,
+    templates: Mapping[int, Path] | None = None,
 ) -> Run:
-    """One run on topics that are empty; `directory` is empty too."""
+    """One run on topics that are empty.
+
+    Args:
+        directory: empty too, for indexes and logs.
+        templates: of the partitions' indexes, by `existing.build`; without them the indexes are empty.
+    """
+    processes: list[ChildProcess] = []
     async with PulsarClient(broker.service_url) as client:
-        producer = await client.producer(topics.submitted_partition(0))
-        loaded = await load(producer, workload)
-        await producer.close()
-        process = subject.start(broker, topics, directory)
+        loaded = [
+            await _fill(client, topics, workload, number, layout.partitions) for number in range(layout.partitions)
+        ]
+        for number, template in (templates or {}).items():
+            place = index_directory(directory / "index", topics.namespace, number)
+            existing.copy(template, place, identity=topics.events_partition(number))
         try:
-            began_s = process.await_line(subject.ready).at_s
-            cpu_s, broker_cpu_s = cpu_seconds(process.pid), cpu_seconds(broker.pid)
-            ended_s = await _last_commit(client, topics.events_partition(0), lambda e: subject.is_last(e, loaded))
-            cpu_s, broker_cpu_s = cpu_seconds(process.pid) - cpu_s, cpu_seconds(broker.pid) - broker_cpu_s
-            usage = process.stop()
+            for number, share in enumerate(layout.shares()):
+                log_file = directory / f"{number}.log"
+                processes.append(subject.start(broker, topics, share, directory / "index", log_file))
+            began_s = min([process.await_line(subject.ready).at_s for process in processes])
+            cpu_s, broker_cpu_s = _used(processes), cpu_seconds(broker.pid)
+            ended = [
+                _last_commit(client, topics.events_partition(number), subject, there)
+                for number, there in enumerate(loaded)
+            ]
+            ended_s = max(await asyncio.gather(*ended))
+            cpu_s, broker_cpu_s = _used(processes) - cpu_s, cpu_seconds(broker.pid) - broker_cpu_s
+            usages = [process.stop() for process in processes]
         finally:
-            process.end()
-    return Run(workload.events, ended_s - began_s, cpu_s, broker_cpu_s, usage.peak_memory_mib, usage.transactions)
+            for process in processes:
+                process.end()
+    return Run(
+        events=workload.events * layout.partitions,
+        seconds=ended_s - began_s,
+        cpu_s=cpu_s,
+        broker_cpu_s=broker_cpu_s,
+        peak_memory_mib=sum(usage.peak_memory_mib for usage in usages),
+        transactions=sum(usage.transactions for usage in usages),
+    )
 
 
-async def _last_commit(client: PulsarClient, topic: str, is_last: Callable[[Entry], bool]) -> float:
-    """When the last commit became readable, Unix time.
+async def _fill(client: PulsarClient, topics: Topics, workload: Workload, partition: int, partitions: int) -> Loaded:
+    producer = await client.producer(topics.submitted_partition(partition))
+    loaded = await load(producer, workload, partition, partitions)
+    await producer.close()
+    return loaded
+
+
+async def _last_commit(client: PulsarClient, topic: str, subject: Subject, loaded: Loaded) -> float:
+    """When the last commit on a partition became readable, Unix time.
 
     Looks from outside, often, and opens what it sees only when nothing new has come for a while.
     """
@@ -108,7 +159,7 @@ async def _last_commit(client: PulsarClient, topic: str, is_last: Callable[[Entr
         if last != seen:
             seen, since_s = last, now_s
         elif now_s - since_s > QUIET_S and seen != looked_at:
-            if seen.ledger >= 0 and is_last(await _entry_at(client, topic, seen)):
+            if seen.ledger >= 0 and subject.is_last(await _entry_at(client, topic, seen), loaded):
                 return since_s
             looked_at = seen
         if now_s - since_s > STUCK_AFTER_S:
@@ -125,10 +176,10 @@ async def _entry_at(client: PulsarClient, topic: str, position: MessageId) -> En
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, to the hundredth of a second, its threads included."""
-    # Of a clock, hours and minutes only where needed: 1:02:03.45 or 2:03.45; Linux's ps would leave the fraction out.
+    """What a process with all its threads has used so far, to the hundredth of a second."""
     stat = Path(f"/proc/{pid}/stat")
     if stat.exists():
+        # User and system time are fields 14 and 15; the name, field 2, stands in parentheses and may hold anything.
         fields = stat.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     shown = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, check=True)
@@ -138,25 +189,41 @@ def cpu_seconds(pid: int) -> float:
     return seconds
 
 
+def _used(processes: Sequence[ChildProcess]) -> float:
+    return sum(cpu_seconds(process.pid) for process in processes)
+
+
 # --- what can be measured ---
 
 
-def _start_sequencer(broker: EmbeddedBroker, topics: Topics, directory: Path) -> ChildProcess:
-    return SequencerProcess(broker, topics.namespace, directory / "index", directory / "sequencer.log")
+def _start_sequencer(
+    broker: EmbeddedBroker, topics: Topics, partitions: Sequence[int], index_dir: Path, log_file: Path
+) -> ChildProcess:
+    return SequencerProcess(broker, topics.namespace, index_dir, log_file, partitions=partitions)
+
+
+def _start_without_transactions(
+    broker: EmbeddedBroker, topics: Topics, partitions: Sequence[int], index_dir: Path, log_file: Path
+) -> ChildProcess:
+    program = "bench.without_transactions"
+    return SequencerProcess(broker, topics.namespace, index_dir, log_file, partitions=partitions, program=program)
+
+
+def _start_relay(
+    broker: EmbeddedBroker, topics: Topics, partitions: Sequence[int], index_dir: Path, log_file: Path
+) -> ChildProcess:
+    arguments = ["-m", "bench.relay", "--service-url", broker.service_url, "--namespace", topics.namespace]
+    return ChildProcess([*arguments, *(f"--partition={number}" for number in partitions)], log_file)
 
 
 def _is_last_event(entry: Entry, loaded: Loaded) -> bool:
     return list(read_events(entry))[-1].sequence == loaded.accepted - 1
 
 
-def _start_relay(broker: EmbeddedBroker, topics: Topics, directory: Path) -> ChildProcess:
-    arguments = ["-m", "bench.relay", "--service-url", broker.service_url, "--namespace", topics.namespace]
-    return ChildProcess(arguments, directory / "relay.log")
-
-
 def _is_last_entry(entry: Entry, loaded: Loaded) -> bool:
-    return entry.payload == loaded.last_payload
+    return entry.payload == loaded.last.payload and kept_metadata(entry) == loaded.last.metadata
 
 
 SEQUENCER = Subject("sequencer", SEQUENCING, _start_sequencer, _is_last_event)
+AT_LEAST_ONCE = Subject("at_least_once", SEQUENCING, _start_without_transactions, _is_last_event)
 RELAY = Subject("relay", RELAYING, _start_relay, _is_last_entry)

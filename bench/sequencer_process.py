@@ -128,8 +128,9 @@ class SequencerProcess(ChildProcess):
         log_file: Path,
         *,
         partitions: Sequence[int] = (),
+        program: str = "sequencer",
     ) -> None:
-        arguments = ["-m", "sequencer", "run", "--index-dir", str(index_dir)]
+        arguments = ["-m", program, "run", "--index-dir", str(index_dir)]
         arguments += ["--service-url", broker.service_url, "--namespace", namespace]
         if partitions:
             arguments += ["--partitions", ",".join(map(str, partitions))]

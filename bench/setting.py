@@ -1,4 +1,4 @@
-"""Where the benchmarks run: a namespace of its own for each, with the topics of one partition, as init makes them."""
+"""Where the benchmarks run: a namespace of its own for each, with its topics as init makes them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sequencer.pulsar.client import PulsarClient
 from sequencer.topics import TopicPlan
 
 
-def make_topics(broker: EmbeddedBroker, name: str) -> Topics:
+def make_topics(broker: EmbeddedBroker, name: str, partitions: int = 1) -> Topics:
     """The topics, in namespace public/NAME. When they are compacted is left to the benchmark."""
     topics = Topics(f"public/{name}")
-    plan = TopicPlan(partitions=1, compaction_threshold_bytes=0)
+    plan = TopicPlan(partitions=partitions, compaction_threshold_bytes=0)
     with Admin(broker.admin_url) as admin:
         admin.put(f"v2/namespaces/{topics.namespace}", {})
         for _ in initialize(lambda: PulsarClient(broker.service_url), admin, topics, plan):

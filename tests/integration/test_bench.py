@@ -65,7 +65,7 @@ def test_throughput(broker: EmbeddedBroker, tmp_path: Path) -> None:
     workload = Workload(2000, aggregates=100, conflict_percent=5)
     (run,) = throughput.measure(workload, broker, runs=1, directory=tmp_path, progress=Progress(disable=True))
     assert run.figures()["events_per_s"] > 0
-    assert run.usage.transactions > 0
+    assert run.transactions > 0
 
 
 def test_recovery(broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Programs measured in turns: the same input for each, on the same broker, again and again.
+
+So whatever changes meanwhile, a broker whose Java warms up or a machine that does something else, changes it for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress
+
+from bench import existing
+from bench.run import ALONE, Layout, Run, Subject, run_once
+from bench.setting import make_topics
+from bench.workload import Mode, Workload
+from sequencer.broker import EmbeddedBroker
+
+
+def in_turns(
+    name: str,
+    subjects: Sequence[Subject],
+    workload: Workload,
+    broker: EmbeddedBroker,
+    *,
+    runs: int,
+    directory: Path,
+    progress: Progress,
+    layout: Layout = ALONE,
+) -> list[tuple[Run, ...]]:
+    """So many rounds after one that only warms up; a round is one run of each, on topics of its own.
+
+    Args:
+        name: begins the names of the namespaces; used once per broker.
+        directory: gets nothing that stays.
+    """
+    task = progress.add_task(name, total=(runs + 1) * len(subjects))
+    templates = _templates(workload, layout, directory / f"{name}-templates") if workload.existing else {}
+    rounds = []
+    for number in range(runs + 1):
+        turn = []
+        for subject in subjects:
+            topics = make_topics(broker, f"{name}-{number}-{subject.name}", layout.partitions)
+            place = directory / topics.namespace.replace("/", "-")
+            place.mkdir()
+            turn.append(asyncio.run(run_once(subject, broker, topics, workload, place, layout, templates)))
+            shutil.rmtree(place)
+            progress.advance(task)
+        rounds.append(tuple(turn))
+    for template in templates.values():
+        shutil.rmtree(template)
+    progress.remove_task(task)
+    return rounds[1:]
+
+
+def _templates(workload: Workload, layout: Layout, directory: Path) -> dict[int, Path]:
+    templates = {number: directory / str(number) for number in range(layout.partitions)}
+    for number, template in templates.items():
+        existing.build(template, workload.aggregates_of(number, layout.partitions))
+    return templates
+
+
+def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that say what is submitted, given to the command as `workload`, and the number of `runs`.
+
+    Args:
+        events: how many it is where nothing else is said.
+    """
+    options = [
+        click.option("--events", type=click.IntRange(1_000), default=events, show_default=True, help="Per partition."),
+        click.option("--event-bytes", type=click.IntRange(100, 1_000_000), default=160, show_default=True),
+        click.option("--aggregates", type=click.IntRange(1), default=100_000, show_default=True),
+        click.option("--conflicts", type=click.IntRange(0, 99), default=0, show_default=True, help="Per cent."),
+        click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="1: no batches."),
+        click.option("--mode", type=click.Choice(["structured", "binary"]), default="structured", show_default=True),
+        click.option("--existing", is_flag=True, help="The index holds every aggregate before the start."),
+        click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="After one to warm up."),
+    ]
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapped(
+            events: int,
+            event_bytes: int,
+            aggregates: int,
+            conflicts: int,
+            batch: int,
+            mode: Mode,
+            existing: bool,
+            **others: Any,
+        ) -> None:
+            workload = Workload(events, event_bytes, aggregates, conflicts, batch, mode, existing)
+            command(workload=workload, **others)
+
+        decorated: Callable[..., None] = wrapped
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return with_options
