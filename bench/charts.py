@@ -172,12 +172,12 @@ def _panel(axes: Axes, theme: Theme, y_label: str, lines: Sequence[Curve], log_y
     axes.grid(linewidth=0.6)
 
 
-def distribution(title: str, unit: str, values: Mapping[str, Sequence[float]]) -> Draw:
+def distribution(title: str, unit: str, share_of: str, values: Mapping[str, Sequence[float]]) -> Draw:
     """For each label which share of the values stays below x."""
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(WIDTH_INCHES, 4.0))
-        axes = figure.add_subplot(title=title, xlabel=unit, ylabel="share of rounds")
+        axes = figure.add_subplot(title=title, xlabel=unit, ylabel=share_of)
         for colour, (label, found) in zip(theme.palette, values.items(), strict=False):
             axes.ecdf(found, color=colour, label=label)
         axes.set_xlim(left=0)

@@ -22,7 +22,7 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import click
 from rich.console import Console
@@ -46,8 +46,6 @@ class Spread(TypedDict):
     runs: int
     values: list[float]
     """Of every run, in their order."""
-    merged: NotRequired[float]
-    """Of a percentile: that of all runs' samples together."""
 
 
 class Point(NamedTuple):
