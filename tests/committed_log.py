@@ -10,13 +10,12 @@ import time
 from collections.abc import Sequence
 
 from sequencer.decide import Decided
-from sequencer.event import Accepted
-from sequencer.packing import accepted_messages, pack
 from sequencer.pulsar.batches import decompress, join_batch, split_batch
 from sequencer.pulsar.errors import ConnectionLost
 from sequencer.pulsar.events import LastMessage
 from sequencer.pulsar.frames import EARLIEST, Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.judged import outputs
 from tests.submitted import delivered
 
 LEDGER = 20
@@ -44,11 +43,10 @@ class CommittedLog:
 
     def commit(self, decided: Decided, max_message_bytes: int) -> MessageId | None:
         """Store the accepted events of a batch, as the partition would send them; the position of the last entry."""
-        accepted = [outcome for outcome in decided.outcomes if isinstance(outcome, Accepted)]
-        outputs = list(pack(accepted_messages(accepted), max_message_bytes))
-        for output in outputs:
+        events = outputs(decided.outcomes, max_message_bytes).events
+        for output in events:
             self.append(delivered(output, publish_time=self.now_ms))
-        return self.end if outputs else None
+        return self.end if events else None
 
     def append(self, entry: Entry) -> None:
         self.entries.append(entry._replace(message_id=MessageId(LEDGER, len(self.entries) * (1 + MARKERS), 0)))

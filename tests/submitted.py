@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sequencer.packing import Output
-from sequencer.pulsar.batches import compress, join_batch
+from sequencer.pulsar.batches import Compression, compress, join_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 
 MAX_MESSAGE_BYTES = 5 * 1024 * 1024
 KEY = "account-1"
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+BINARY = {"id": ID, "version": "3"}
 POSITION = MessageId(7, 3, 0)
 DELIVERED_AT = MessageId(20, 0, 0)
 
@@ -68,6 +69,18 @@ def encrypted(entry: Entry) -> Entry:
     entry.metadata.encryption_keys.add(key="ours", value=b"wrapped key")
     entry.metadata.encryption_param = b"nonce"
     return entry._replace(payload=b"\x8e" + entry.payload[1:])
+
+
+def sealed_entry(payload: bytes = b"secret", **properties: str) -> Entry:
+    """An encrypted message that can be judged: in binary mode."""
+    entry = single(payload, properties={**BINARY, **properties}, compression=Compression.LZ4, event_time=5)
+    return encrypted(entry)
+
+
+def raw_property(name: bytes, value: bytes, tag: bytes = b"\x0a") -> bytes:
+    """A property that need not be UTF-8, serialized as field 1 (of SingleMessageMetadata) or another."""
+    pair = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
+    return tag + bytes([len(pair)]) + pair
 
 
 def sent_metadata(**fields: Any) -> MessageMetadata:

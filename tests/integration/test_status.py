@@ -162,7 +162,7 @@ def test_what_should_not_be(broker: EmbeddedBroker, namespace: str, client: Any,
 
     asyncio.run(spoil())
     with VersionIndex.open(index_directory(tmp_path, namespace, 0), identity=topics.events_partition(0)) as index:
-        index.apply({"a": 4}, {}, accepted_at_ms=1, checkpoint=(5).to_bytes(24, "big"))
+        index.apply({"a": 4}, [], accepted_at_ms=1, checkpoint=(5).to_bytes(24, "big"))
     admin = f"{broker.admin_url}/admin/v2/persistent/{namespace}"
     httpx.post(f"{admin}/events/compactionThreshold", json=0, timeout=ADMIN_LIMIT_S).raise_for_status()
     httpx.post(f"{admin}/submitted_events/messageTTL?messageTTL=60", timeout=ADMIN_LIMIT_S).raise_for_status()

@@ -304,7 +304,7 @@ def test_an_index_that_is_not_what_the_events_say(
     ledger, entry, _, _ = known.split(":")
     checkpoint = Checkpoint(int(ledger), int(entry), 6).to_bytes()
     with VersionIndex.open(directory, identity=topics.events_partition(INDEXED)) as index:
-        index.apply({here.key("filler"): 4, here.key("a"): 0}, {}, accepted_at_ms=1, checkpoint=checkpoint)
+        index.apply({here.key("filler"): 4, here.key("a"): 0}, [], accepted_at_ms=1, checkpoint=checkpoint)
     options = "--partitions", str(INDEXED), "--index-dir", str(tmp_path)
     here.accept(here.key("a"), "a1")
     here.acknowledge()
@@ -312,14 +312,14 @@ def test_an_index_that_is_not_what_the_events_say(
     assert {line["name"]: line["checked"] for line in found["invariants"]}["I5"] == 2
 
     with VersionIndex.open(directory, identity=topics.events_partition(INDEXED)) as index:
-        index.apply({here.key("a"): 1}, {}, accepted_at_ms=1, checkpoint=None)
+        index.apply({here.key("a"): 1}, [], accepted_at_ms=1, checkpoint=None)
         found = verified(broker, topics, *options, code=4)  # while it is in use
     assert violations(found) == {"I5": 1}
     assert named(found) == {known}
 
     ahead = Checkpoint(int(ledger), int(entry) + 1000, 1005).to_bytes()
     with VersionIndex.open(directory, identity=topics.events_partition(INDEXED)) as index:
-        index.apply({}, {}, accepted_at_ms=1, checkpoint=ahead)
+        index.apply({}, [], accepted_at_ms=1, checkpoint=ahead)
     found = verified(broker, topics, *options, code=4)
     assert violations(found) == {"I5": 1}
 

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from sequencer.decide import Decided, Overlay
 from sequencer.event import Accepted, Flawed, Forwarded, Reason, Rejected, Source, Submission
 from state.index import VersionIndex
+from tests.judged import ByColumns, one_by_one
 
 CACHE_AGGREGATES = 12
 IN_FLIGHT = CACHE_AGGREGATES // 2
@@ -46,9 +47,9 @@ def submissions(draw: st.DrawFn) -> Submission | Flawed:
     # Often the same few keys, for conflicts and duplicates; as often any key, so that others are forgotten.
     key = draw(st.sampled_from(KEYS[:2]) | st.sampled_from(KEYS))
     expected = draw(st.none() | st.integers(-1, 6))
-    event_id, forwarded = draw(st.sampled_from(IDS)), draw(st.booleans())
+    event_id, forwarded = draw(st.sampled_from(IDS)), draw(st.integers(0, 3)) == 0
     submission = Submission(key, event_id, "", expected, b"", None, b"{}", SOURCE, 0, forwarded)
-    if draw(st.booleans()):
+    if draw(st.integers(0, 2)) > 0:
         return submission
     members = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True))
     return replace(submission, several=tuple(replace(submission, event_id=member) for member in members))
@@ -110,18 +111,19 @@ class OverlayAndIndex(RuleBasedStateMachine):
         self.decided = Model()
         self.overlay = self.new_overlay(0)
 
-    def new_overlay(self, next_sequence: int) -> Overlay:
-        return Overlay(
+    def new_overlay(self, next_sequence: int) -> ByColumns:
+        return ByColumns(
             self.index, partition=HOME, partitions=2, next_sequence=next_sequence, cache_aggregates=CACHE_AGGREGATES
         )
 
-    @rule(batch=st.lists(submissions(), min_size=1, max_size=3))
-    def submit(self, batch: list[Submission | Flawed]) -> None:
+    @rule(batch=st.lists(submissions(), min_size=1, max_size=4), by_columns=st.booleans())
+    def submit(self, batch: list[Submission | Flawed], by_columns: bool) -> None:
         while sum(len(earlier) for earlier, _ in self.in_flight) + len(batch) > IN_FLIGHT:
             self.apply_the_oldest()
-        decided = self.overlay.decide(batch)
-        assert [seen(outcome) for outcome in decided.outcomes] == [self.decided.judge(one) for one in batch]
-        assert [outcome.submission for outcome in decided.outcomes] == batch
+        decided = (ByColumns if by_columns else Overlay).decide(self.overlay, batch)
+        outcomes = one_by_one(decided.outcomes)
+        assert [seen(outcome) for outcome in outcomes] == [self.decided.judge(one) for one in batch]
+        assert [outcome.submission for outcome in outcomes] == batch
         assert decided.next_sequence == self.decided.sequence
         self.in_flight.append((batch, decided))
         self.since_failure += 1
@@ -131,7 +133,7 @@ class OverlayAndIndex(RuleBasedStateMachine):
         if self.in_flight:
             batch, decided = self.in_flight.popleft()
             checkpoint = decided.next_sequence.to_bytes(8)
-            self.index.apply(decided.tails, decided.ids, accepted_at_ms=1, checkpoint=checkpoint)
+            self.index.apply(decided.tails, decided.ids.rows(), accepted_at_ms=1, checkpoint=checkpoint)
             self.overlay.applied(decided)
             self.applied.append(batch)
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sequencer.decide import Overlay
-from sequencer.entries import read_entry, read_events
+from sequencer.entries import read_entry, read_events, read_submitted
 from sequencer.event import (
     MAX_VERSION,
     Accepted,
@@ -25,10 +25,11 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
-from sequencer.packing import Output, accepted_messages, pack, rejected_message
+from sequencer.packing import Output
 from sequencer.pulsar.batches import Compression, decompress, split_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.judged import each, one_by_one, outputs
 from tests.submitted import (
     POSITION,
     batch,
@@ -212,22 +213,23 @@ def at(position: int, entry: Entry) -> Entry:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(ENTRIES, max_size=4).map(lambda entries: [at(n, entry) for n, entry in enumerate(entries)]))
-def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(entries: list[Entry]) -> None:
-    submitted = [read for entry in entries for read in read_entry(entry, LIMIT)]
+@given(st.lists(ENTRIES, max_size=4), st.booleans())
+def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(
+    anything: list[Entry], by_columns: bool
+) -> None:
+    entries = [at(position, entry) for position, entry in enumerate(anything)]
+    submitted = [read for entry in entries for read in (read_submitted if by_columns else read_entry)(entry, LIMIT)]
     overlay = Overlay(NoIndex(), partition=0, partitions=1, next_sequence=0)
     outcomes = overlay.decide(submitted).outcomes
-    accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
-    rejected = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-    events = list(pack(accepted_messages(accepted), LIMIT))
-    rejections = list(pack([(rejected_message(one), one.submission) for one in rejected], LIMIT))
+    accepted = [outcome for outcome in one_by_one(outcomes) if isinstance(outcome, Accepted)]
+    events, rejections, _ = outputs(outcomes, LIMIT)
     for output in (*events, *rejections):
         assert len(output.metadata) + len(output.payload) <= LIMIT - 256, "the producer adds its own fields"
 
     told = sorted(
         place(properties["submission"]) for output in (*events, *rejections) for properties in told_by(output)
     )
-    assert told == sorted(expected_places(entries, submitted)), "one outcome each"
+    assert told == sorted(expected_places(entries, list(each(submitted)))), "one outcome each"
 
     stored_events = [event for n, output in enumerate(events) for event in read_events(at_output(n, output))]
     assert [(event.key, event.version, event.sequence) for event in stored_events] == [

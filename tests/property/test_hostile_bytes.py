@@ -284,7 +284,7 @@ def test_a_look_at_foreign_rows_gives_values_or_an_index_failure(planted: list[t
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with VersionIndex.open(directory, identity="i") as index:
-            index.apply({"a": 0}, {(bytes(16), "a"): (0, 0)}, accepted_at_ms=0, checkpoint=b"1")
+            index.apply({"a": 0}, [(bytes(16), "a", 0, 0)], accepted_at_ms=0, checkpoint=b"1")
         plant(directory, planted)
         with suppress(IndexFailure), peek_index(directory, identity="i") as found:
             assert found is not None

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequencer.decide import Overlay
-from sequencer.entries import read_entry
-from sequencer.event import Accepted, Rejected
-from sequencer.packing import accepted_messages, pack, rejected_message
+from sequencer.entries import read_entry, read_submitted
+from sequencer.event import Flawed, Submission
+from sequencer.plain import PlainBatch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from sequencer.verify.verifier import Acknowledged, Verifier
 from tests.committed_log import opened
+from tests.judged import outputs
 from tests.model import ATTRIBUTES, Message, predict
 from tests.submitted import batch, delivered, message, properties_of
 from tests.told import check_outcomes
@@ -70,7 +73,8 @@ KEYS = st.sampled_from(["a", "a", "a", "b", "", None])
 MESSAGES = st.builds(message, PAYLOADS, KEYS, PROPERTIES.filter(lambda properties: "id" not in properties)) | st.builds(
     lambda properties, mode, key: message(b"bytes", key, properties | mode), PROPERTIES, BINARY, KEYS
 )
-BATCHES = st.lists(MESSAGES, min_size=1, max_size=5).map(batch)
+PLAIN = st.builds(message, SINGLE.map(lambda content: json.dumps(content).encode()), st.sampled_from("aab"))
+BATCHES = (st.lists(MESSAGES, min_size=1, max_size=5) | st.lists(PLAIN, min_size=1, max_size=5)).map(batch)
 
 
 class NoIndex:
@@ -98,21 +102,21 @@ def as_read(entry: Entry) -> list[Message]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(BATCHES, min_size=1, max_size=6))
-def test_what_is_told_is_what_the_model_predicts_and_the_verifier_finds_it_right(batches: list[Entry]) -> None:
+@pytest.mark.parametrize("read", [read_entry, read_submitted])
+@settings(max_examples=100, deadline=None)
+@given(batches=st.lists(BATCHES, min_size=1, max_size=6))
+def test_what_is_told_is_what_the_model_predicts_and_the_verifier_finds_it_right(
+    read: Callable[[Entry, int], Sequence[Submission | Flawed | PlainBatch]], batches: list[Entry]
+) -> None:
     submitted = [entry._replace(message_id=MessageId(INPUT, n, 0)) for n, entry in enumerate(batches)]
     overlay = Overlay(NoIndex(), partition=0, partitions=1, next_sequence=0)
     events, rejected = list[Entry](), list[Entry]()
     for entry in submitted:
-        outcomes = overlay.decide(read_entry(entry, LIMIT_BYTES)).outcomes
-        accepted = [outcome for outcome in outcomes if isinstance(outcome, Accepted)]
-        others = [(rejected_message(one), one.submission) for one in outcomes if isinstance(one, Rejected)]
-        assert len(accepted) + len(others) == len(outcomes)
-        events += [
-            delivered(one, MessageId(OUTPUT, len(events), 0)) for one in pack(accepted_messages(accepted), 2**20)
-        ]
-        rejected += [delivered(one, MessageId(OUTPUT, len(rejected), 0)) for one in pack(others, 2**20)]
+        decided = overlay.decide(read(entry, LIMIT_BYTES))
+        made = outputs(decided.outcomes, 2**20)
+        assert not made.forwarded
+        events += [delivered(one, MessageId(OUTPUT, len(events), 0)) for one in made.events]
+        rejected += [delivered(one, MessageId(OUTPUT, len(rejected), 0)) for one in made.rejected]
 
     messages = [one for entry in submitted for one in as_read(entry)]
     predicted = {outcome.submission: outcome for outcome in predict(0, 1, messages)}

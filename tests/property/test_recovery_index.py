@@ -81,7 +81,7 @@ class World:
                 if end is not None:
                     index.apply(
                         decided.tails,
-                        decided.ids,
+                        decided.ids.rows(),
                         accepted_at_ms=self.log.now_ms,
                         checkpoint=Checkpoint(end.ledger, end.entry, decided.next_sequence).to_bytes(),
                     )

@@ -10,10 +10,10 @@ import pytest
 
 from sequencer.client.message import Message, batch_of, checked_id, message_of
 from sequencer.client.values import ANY, ATTRIBUTES, JSON, NO_AGGREGATE, AnyVersion, Codec, NewEvent
-from sequencer.entries import read_entry
 from sequencer.event import MAX_VERSION, Submission
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.judged import read_all
 
 REPLY_TO = "non-persistent://public/default-replies/x"
 A, B = "0f8fad5b-d9cb-469f-a165-70867728950e", "7C9E6679-7425-40DE-944B-E07FC1F90AE7"
@@ -29,7 +29,7 @@ def submissions(*messages: Message) -> list[Submission]:
     metadata, payload = batch_of(messages, REPLY_TO)
     complete = MessageMetadata.FromString(metadata)
     complete.producer_name, complete.sequence_id, complete.publish_time = "p", 1, 1
-    read = read_entry(Entry(MessageId(4, 5, 0), complete, payload, 0, (), ""), 5 << 20)
+    read = read_all(Entry(MessageId(4, 5, 0), complete, payload, 0, (), ""))
     for submission in read:
         assert isinstance(submission, Submission), submission
     return [submission for submission in read if isinstance(submission, Submission)]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from msgspec.structs import replace
 
 from sequencer.decide import Decided, Overlay
 from sequencer.event import Accepted, Flawed, Forwarded, Reason, Rejected, Source, Submission
+from sequencer.plain import AcceptedRun
 from state.index import IndexLimits, VersionIndex
+from tests.judged import ByColumns, ids_of, one_by_one
 
 SOURCE = Source("7:3:0:", 0, b"", None)
 WINDOW_MS = 60_000
@@ -49,20 +53,36 @@ class Memory:
 
     def apply(self, decided: Decided) -> None:
         self.stored.update(decided.tails)
-        self.ids.update(decided.ids)
+        self.ids.update(ids_of(decided))
 
 
-def overlay_of(index: VersionIndex | Memory, *, next_sequence: int = 0, cache_aggregates: int = 1000) -> Overlay:
-    return Overlay(index, partition=0, partitions=1, next_sequence=next_sequence, cache_aggregates=cache_aggregates)
+class MakeOverlay(Protocol):
+    def __call__(
+        self,
+        index: VersionIndex | Memory,
+        *,
+        partition: int = 0,
+        partitions: int = 1,
+        next_sequence: int = 0,
+        cache_aggregates: int = 1000,
+    ) -> Overlay: ...
 
 
-def short(outcome: Accepted | Rejected | Forwarded) -> str:
+@pytest.fixture(params=[Overlay, ByColumns], ids=["one by one", "by columns"])
+def overlay_of(request: pytest.FixtureRequest) -> MakeOverlay:
+    """Makes an overlay; each test runs with one that is given single messages, and one that is given columns."""
+    return partial(request.param, partition=0, partitions=1, next_sequence=0, cache_aggregates=1000)
+
+
+def short(outcome: Accepted | AcceptedRun | Rejected | Forwarded) -> str:
     """`accepted 4`, `duplicate 2`, `wrong_expected_version`, ..."""
     match outcome:
         case Forwarded(home=home):
             return f"forwarded {home}"
         case Accepted(version=version):
             return f"accepted {version}"
+        case AcceptedRun():
+            raise AssertionError("`ByColumns` tells one by one")
         case Rejected(reason=Reason.DUPLICATE, accepted=version):
             return f"duplicate {version}"
         case Rejected(reason=reason):
@@ -85,19 +105,18 @@ SEQUENCE = 1000
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionIndex]:
-    left: dict[tuple[bytes, str], tuple[int, int]] = {}
-    kept: dict[tuple[bytes, str], tuple[int, int]] = {}
+    left: list[tuple[bytes, str, int, int]] = []
+    kept: list[tuple[bytes, str, int, int]] = []
     for tail, key in AGGREGATES.items():
         for version in range(tail + 1):
             ids = left if version < tail and version == 0 else kept
-            ids[event_id(f"{tail}-{version}"), key] = version, SEQUENCE + version
+            ids.append((event_id(f"{tail}-{version}"), key, version, SEQUENCE + version))
     tails = {key: tail for tail, key in AGGREGATES.items() if tail >= 0}
     directory: Path = tmp_path_factory.mktemp("index")
     with VersionIndex.open(directory, identity="events", limits=IndexLimits(id_window_ms=WINDOW_MS)) as index:
         index.apply({}, left, accepted_at_ms=1, checkpoint=None)
-        index.apply(
-            {ANOTHER: 0}, {(event_id("another"), ANOTHER): (0, SEQUENCE)}, accepted_at_ms=1 + WINDOW_MS, checkpoint=None
-        )
+        of_another = [(event_id("another"), ANOTHER, 0, SEQUENCE)]
+        index.apply({ANOTHER: 0}, of_another, accepted_at_ms=1 + WINDOW_MS, checkpoint=None)
         index.apply(tails, kept, accepted_at_ms=1 + 2 * WINDOW_MS, checkpoint=None)
         assert index.accepted(event_id("7-0"), AGGREGATES[7]) is None, "it has left"
         assert index.accepted(event_id("7-1"), AGGREGATES[7]) == (1, SEQUENCE + 1), "it has not"
@@ -137,10 +156,12 @@ TABLE: list[tuple[int | None, int, tuple[str | None, ...]]] = [
         if outcome is not None
     ],
 )
-def test_the_table(index: VersionIndex, expected: int | None, tail: int, kind: str, outcome: str) -> None:
+def test_the_table(
+    overlay_of: MakeOverlay, index: VersionIndex, expected: int | None, tail: int, kind: str, outcome: str
+) -> None:
     names = {"last": f"{tail}-{tail}", "older": f"{tail}-1", "left": f"{tail}-0"}
     submission = submit(AGGREGATES[tail], names.get(kind, kind), expected)
-    (judged,) = overlay_of(index).decide([submission]).outcomes
+    (judged,) = one_by_one(overlay_of(index).decide([submission]).outcomes)
     assert short(judged) == outcome
     assert judged.submission is submission
     if isinstance(judged, Rejected):
@@ -148,7 +169,7 @@ def test_the_table(index: VersionIndex, expected: int | None, tail: int, kind: s
         assert judged.detail
 
 
-def test_a_key_is_not_its_neighbour(index: VersionIndex) -> None:
+def test_a_key_is_not_its_neighbour(overlay_of: MakeOverlay, index: VersionIndex) -> None:
     key = AGGREGATES[3]
     for other in (key + " ", key[:-1], key.upper(), "", key + "\0"):
         assert shorts(overlay_of(index), submit(other, "3-3", 3)) == [WRONG]
@@ -182,7 +203,7 @@ PAIRS = (("fresh", "new"), ("7-1", "7-7"), ("7-1", "new"), ("another", "new"), (
     ],
 )
 def test_the_table_of_lists(
-    index: VersionIndex, expected: int | None, tail: int, names: tuple[str, ...], outcome: str
+    overlay_of: MakeOverlay, index: VersionIndex, expected: int | None, tail: int, names: tuple[str, ...], outcome: str
 ) -> None:
     overlay = overlay_of(index, next_sequence=5)
     decided = overlay.decide([submit_list(AGGREGATES[tail], *names, expected=expected)])
@@ -195,10 +216,10 @@ def test_the_table_of_lists(
     assert decided.tails == ({AGGREGATES[tail]: tail + 2} if accepted else {})
     key = AGGREGATES[tail]
     ids = {(event_id(names[0]), key): (tail + 1, 5), (event_id(names[1]), key): (tail + 2, 6)}
-    assert decided.ids == (ids if accepted else {})
+    assert ids_of(decided) == (ids if accepted else {})
 
 
-def test_lists_and_single_events_in_one_batch() -> None:
+def test_lists_and_single_events_in_one_batch(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory(), next_sequence=40)
     batch = [
         submit_list("a", "1", "2", "3", expected=-1),
@@ -218,12 +239,12 @@ def test_lists_and_single_events_in_one_batch() -> None:
         "accepted 0",
         "duplicate 0",
     ]
-    assert overlay.decide([submit("c", "1")]).ids == {(event_id("1"), "c"): (0, 46)}
+    assert ids_of(overlay.decide([submit("c", "1")])) == {(event_id("1"), "c"): (0, 46)}
 
 
-def test_a_list_that_belongs_elsewhere_is_forwarded_whole() -> None:
+def test_a_list_that_belongs_elsewhere_is_forwarded_whole(overlay_of: MakeOverlay) -> None:
     whole = submit_list("a", "1", "2", expected=-1)
-    overlay = Overlay(Memory(), partition=0, partitions=5, next_sequence=0)
+    overlay = overlay_of(Memory(), partition=0, partitions=5, next_sequence=0)
     (outcome,) = overlay.decide([whole]).outcomes
     assert isinstance(outcome, Forwarded)
     assert outcome.submission is whole
@@ -232,44 +253,44 @@ def test_a_list_that_belongs_elsewhere_is_forwarded_whole() -> None:
 # --- one batch ---
 
 
-def test_events_of_one_aggregate_in_one_batch() -> None:
+def test_events_of_one_aggregate_in_one_batch(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory(), next_sequence=40)
     decided = overlay.decide([submit("a", "1", -1), submit("a", "2", 0), submit("a", "3"), submit("a", "4", 2)])
     assert [short(outcome) for outcome in decided.outcomes] == ["accepted 0", "accepted 1", "accepted 2", "accepted 3"]
     assert [outcome.sequence for outcome in decided.outcomes if isinstance(outcome, Accepted)] == [40, 41, 42, 43]
     assert decided.next_sequence == 44
     assert decided.tails == {"a": 3}
-    assert decided.ids == {(event_id(str(n + 1)), "a"): (n, 40 + n) for n in range(4)}
+    assert ids_of(decided) == {(event_id(str(n + 1)), "a"): (n, 40 + n) for n in range(4)}
 
 
-def test_two_writers_that_saw_the_same_version() -> None:
+def test_two_writers_that_saw_the_same_version(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory({"a": 1}))
     decided = overlay.decide([submit("a", "mine", 1), submit("a", "yours", 1), submit("a", "command")])
     assert [short(outcome) for outcome in decided.outcomes] == ["accepted 2", WRONG, "accepted 3"]
     lost = decided.outcomes[1]
     assert isinstance(lost, Rejected)
     assert (lost.expected, lost.current, lost.accepted) == (1, 2, None)
-    assert (event_id("yours"), "a") not in decided.ids, "a rejected event is not remembered"
+    assert (event_id("yours"), "a") not in ids_of(decided), "a rejected event is not remembered"
 
 
-def test_an_accepted_event_after_a_rejected_one() -> None:
+def test_an_accepted_event_after_a_rejected_one(overlay_of: MakeOverlay) -> None:
     batch: list[Submission | Flawed] = [submit("a", "1", 5), flaw(), submit("a", "1", 4), submit("a", "2", 5)]
     assert shorts(overlay_of(Memory({"a": 4})), *batch) == [WRONG, "malformed", "accepted 5", "accepted 6"]
 
 
-def test_duplicates_in_one_batch() -> None:
+def test_duplicates_in_one_batch(overlay_of: MakeOverlay) -> None:
     first, command = submit("a", "1", -1), submit("a", "2")
     outcomes = shorts(overlay_of(Memory()), first, first, command, command, first, submit("b", "1", -1))
     assert outcomes == ["accepted 0", "duplicate 0", "accepted 1", "duplicate 1", "duplicate 0", "accepted 0"]
 
 
-def test_an_id_sent_again_with_a_newer_version_is_a_new_event_and_is_known_by_that() -> None:
+def test_an_id_sent_again_with_a_newer_version_is_a_new_event_and_is_known_by_that(overlay_of: MakeOverlay) -> None:
     outcomes = shorts(overlay_of(Memory()), submit("a", "1", -1), submit("a", "1", 0), submit("a", "1", 0))
     assert outcomes == ["accepted 0", "accepted 1", "duplicate 1"]
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_flawed_messages_become_their_outcome_and_change_nothing(reason: Reason) -> None:
+def test_flawed_messages_become_their_outcome_and_change_nothing(overlay_of: MakeOverlay, reason: Reason) -> None:
     overlay = overlay_of(Memory({"a": 1}), next_sequence=3)
     decided = overlay.decide([flaw(reason), submit("a", "1", 1), flaw(reason)])
     rejected = Rejected(flaw(reason), reason, "a detail")
@@ -277,14 +298,15 @@ def test_flawed_messages_become_their_outcome_and_change_nothing(reason: Reason)
     assert (decided.tails, decided.next_sequence) == ({"a": 2}, 4)
 
 
-def test_an_empty_batch() -> None:
+def test_an_empty_batch(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory(), next_sequence=9)
     decided = overlay.decide([])
-    assert decided == Decided([], {}, {}, 9)
+    assert (decided.outcomes, decided.messages, decided.tails, ids_of(decided)) == ([], 0, {}, {})
+    assert decided.next_sequence == 9
     overlay.applied(decided)
 
 
-def test_a_batch_asks_for_every_tail_once_and_for_ids_where_a_duplicate_is_possible() -> None:
+def test_a_batch_asks_for_every_tail_once_and_for_ids_where_a_duplicate_is_possible(overlay_of: MakeOverlay) -> None:
     index = Memory({"a": 1})
     shorts(overlay_of(index), submit("a", "1", 1), submit("a", "2", 2), submit("b", "3", -1), submit("b", "4", 0))
     assert sorted(index.asked_tails) == ["a", "b"]
@@ -296,7 +318,7 @@ def test_a_batch_asks_for_every_tail_once_and_for_ids_where_a_duplicate_is_possi
 # --- batches in flight ---
 
 
-def test_a_batch_is_judged_against_what_is_decided_before_it_is_applied() -> None:
+def test_a_batch_is_judged_against_what_is_decided_before_it_is_applied(overlay_of: MakeOverlay) -> None:
     index = Memory({"a": 4})
     overlay = overlay_of(index, next_sequence=10)
     assert shorts(overlay, submit("a", "1", 4), submit("b", "2", -1)) == ["accepted 5", "accepted 0"]
@@ -307,7 +329,7 @@ def test_a_batch_is_judged_against_what_is_decided_before_it_is_applied() -> Non
     assert index.stored == {"a": 4}, "deciding writes nothing"
 
 
-def test_a_duplicate_of_any_batch_in_flight() -> None:
+def test_a_duplicate_of_any_batch_in_flight(overlay_of: MakeOverlay) -> None:
     index = Memory()
     overlay = overlay_of(index)
     batches = [overlay.decide([submit("a", str(n))]) for n in range(3)]
@@ -320,14 +342,14 @@ def test_a_duplicate_of_any_batch_in_flight() -> None:
     assert shorts(overlay, submit("a", "0"), submit("a", "1")) == ["duplicate 0", "duplicate 1"]
 
 
-def test_of_two_events_with_one_id_the_newer_one_is_named() -> None:
+def test_of_two_events_with_one_id_the_newer_one_is_named(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory())
     assert shorts(overlay, submit("a", "1", -1)) == ["accepted 0"]
     assert shorts(overlay, submit("a", "1", 0)) == ["accepted 1"]
     assert shorts(overlay, submit("a", "1", -1)) == ["duplicate 1"]
 
 
-def test_batches_are_applied_in_their_order() -> None:
+def test_batches_are_applied_in_their_order(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory())
     first, second = overlay.decide([submit("a", "1")]), overlay.decide([submit("a", "2")])
     with pytest.raises(AssertionError, match="in the order they were decided"):
@@ -336,14 +358,14 @@ def test_batches_are_applied_in_their_order() -> None:
     overlay.applied(second)
 
 
-def test_more_in_flight_than_the_overlay_can_hold_is_a_bug() -> None:
+def test_more_in_flight_than_the_overlay_can_hold_is_a_bug(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory(), cache_aggregates=8)
     overlay.decide([submit("a", "1"), flaw(), flaw()])
     with pytest.raises(AssertionError, match="more events decided and not applied"):
         overlay.decide([submit("a", "2"), submit("a", "3")])
 
 
-def test_a_tail_in_flight_outlives_the_turn_of_the_cache() -> None:
+def test_a_tail_in_flight_outlives_the_turn_of_the_cache(overlay_of: MakeOverlay) -> None:
     index = Memory()
     overlay = overlay_of(index, cache_aggregates=12)
     for key in "abcde":
@@ -356,7 +378,7 @@ def test_a_tail_in_flight_outlives_the_turn_of_the_cache() -> None:
     assert index.asked_tails.count("in flight") == 1
 
 
-def test_as_much_may_be_in_flight_as_half_the_cache() -> None:
+def test_as_much_may_be_in_flight_as_half_the_cache(overlay_of: MakeOverlay) -> None:
     index = Memory()
     overlay = overlay_of(index, cache_aggregates=12)
     for key in "abcde":
@@ -365,7 +387,7 @@ def test_as_much_may_be_in_flight_as_half_the_cache() -> None:
     assert index.asked_tails == list("abcde")
 
 
-def test_what_is_long_applied_is_forgotten() -> None:
+def test_what_is_long_applied_is_forgotten(overlay_of: MakeOverlay) -> None:
     index = Memory()
     overlay = overlay_of(index, cache_aggregates=12)
     for n in range(100):
@@ -384,8 +406,8 @@ def test_what_is_long_applied_is_forgotten() -> None:
 HERE, ELSEWHERE = "\u03a9mega", "account-1"
 
 
-def test_a_misrouted_aggregate_is_forwarded() -> None:
-    overlay = Overlay(Memory(), partition=0, partitions=3, next_sequence=5)
+def test_a_misrouted_aggregate_is_forwarded(overlay_of: MakeOverlay) -> None:
+    overlay = overlay_of(Memory(), partition=0, partitions=3, next_sequence=5)
     stray = submit(ELSEWHERE, "1", -1)
     decided = overlay.decide([stray, submit(HERE, "1", -1)])
     assert decided.outcomes[0] == Forwarded(stray, 1)
@@ -394,8 +416,8 @@ def test_a_misrouted_aggregate_is_forwarded() -> None:
     assert decided.next_sequence == 6
 
 
-def test_a_misrouted_aggregate_is_not_forwarded_twice() -> None:
-    overlay = Overlay(Memory(), partition=0, partitions=3, next_sequence=5)
+def test_a_misrouted_aggregate_is_not_forwarded_twice(overlay_of: MakeOverlay) -> None:
+    overlay = overlay_of(Memory(), partition=0, partitions=3, next_sequence=5)
     stray = replace(submit(ELSEWHERE, "1", -1), forwarded=True)
     decided = overlay.decide([stray, submit(HERE, "1", -1), replace(stray, expected=None), flaw()])
     assert [short(outcome) for outcome in decided.outcomes] == ["misrouted", "accepted 0", "misrouted", "malformed"]
@@ -407,6 +429,6 @@ def test_a_misrouted_aggregate_is_not_forwarded_twice() -> None:
     assert decided.next_sequence == 6
 
 
-def test_at_its_home_it_is_accepted() -> None:
-    overlay = Overlay(Memory(), partition=1, partitions=3, next_sequence=0)
+def test_at_its_home_it_is_accepted(overlay_of: MakeOverlay) -> None:
+    overlay = overlay_of(Memory(), partition=1, partitions=3, next_sequence=0)
     assert shorts(overlay, submit(ELSEWHERE, "1", -1)) == ["accepted 0"]

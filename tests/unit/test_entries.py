@@ -1,21 +1,15 @@
-"""From submitted entries to the contract, from outcomes to entries, and back: good, bad and hostile ones."""
+"""From submitted entries to the contract, and back from stored events: good, bad and hostile ones."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from sequencer.entries import (
-    MAX_SCHEMA_VERSION_BYTES,
-    ForeignWriter,
-    StoredEvent,
-    read_entry,
-    read_events,
-)
+from sequencer.entries import MAX_SCHEMA_VERSION_BYTES, ForeignWriter, StoredEvent, read_events
 from sequencer.event import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
@@ -31,20 +25,23 @@ from sequencer.event import (
     Source,
     Submission,
 )
-from sequencer.packing import (
-    OUTPUT_BATCH_BYTES,
-    OUTPUT_BATCH_MESSAGES,
-    SENDERS_OWN_FIELDS,
-    Output,
-    accepted_messages,
-    forwarded_message,
-    pack,
-    rejected_message,
-)
-from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
+from sequencer.packing import SENDERS_OWN_FIELDS, accepted_messages, pack
+from sequencer.pulsar.batches import Compression
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
+from tests.judged import (
+    accepted_head,
+    flawed,
+    forwarded_head,
+    opened,
+    read_all,
+    read_one,
+    rejected_head,
+    rejection,
+    submission,
+)
 from tests.submitted import (
+    BINARY,
     ID,
     KEY,
     MAX_MESSAGE_BYTES,
@@ -55,6 +52,8 @@ from tests.submitted import (
     event_id,
     message,
     properties_of,
+    raw_property,
+    sealed_entry,
     sent_metadata,
     single,
     stored,
@@ -63,45 +62,6 @@ from tests.submitted import (
 
 MIB = 1024 * 1024
 COMPRESSIONS = list(Compression)
-BINARY = {"id": ID, "version": "3"}
-
-
-def read_one(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Submission | Flawed:
-    (read,) = read_entry(entry, limit)
-    return read
-
-
-def submission(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Submission:
-    read = read_one(entry, limit)
-    assert isinstance(read, Submission), read
-    return read
-
-
-def flawed(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Flawed:
-    read = read_one(entry, limit)
-    assert isinstance(read, Flawed), read
-    return read
-
-
-def accepted_message(accepted: Accepted) -> bytes:
-    """Of a single event."""
-    ((head, event),) = accepted_messages([accepted])
-    assert event is accepted.submission
-    return head
-
-
-def rejection(read: Flawed) -> tuple[bytes, Flawed]:
-    return rejected_message(Rejected(read, read.reason, read.detail)), read
-
-
-def opened(output: Output) -> list[tuple[SingleMessageMetadata, bytes]]:
-    """The messages of an output, as a consumer sees them."""
-    metadata = MessageMetadata.FromString(output.metadata)
-    payload = decompress(metadata.compression, output.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
-    assert metadata.num_messages_in_batch == output.num_messages
-    messages = [(single, body) for single, _, body in split_batch(payload, output.num_messages)]
-    assert all(single.IsInitialized() for single, _ in messages), "a message that other clients cannot read"
-    return messages
 
 
 # --- reading: what keeps the contract ---
@@ -112,7 +72,7 @@ def test_structured_messages_of_a_batch(compression: int) -> None:
     payloads = [structured(event_id(str(n)), {"n": n}, version=n - 1) for n in range(3)]
     messages = [message(payload, f"account-{n}") for n, payload in enumerate(payloads)]
     entry = batch(messages, compression=compression, schema_version=b"\0" * 8)
-    for n, read in enumerate(read_entry(entry, MAX_MESSAGE_BYTES)):
+    for n, read in enumerate(read_all(entry, MAX_MESSAGE_BYTES)):
         assert isinstance(read, Submission)
         assert (read.key, read.id_text, read.expected) == (f"account-{n}", event_id(str(n)), n - 1)
         assert (read.head, read.payload) == messages[n]
@@ -170,13 +130,13 @@ def test_an_encoded_key_is_the_wire_string() -> None:
 
 def test_acknowledged_parts_of_a_batch_are_read_again() -> None:
     entry = batch([message(structured()), message(structured())])._replace(ack_set=(0b10,))
-    assert len(read_entry(entry, MAX_MESSAGE_BYTES)) == 2
+    assert len(read_all(entry, MAX_MESSAGE_BYTES)) == 2
 
 
 def test_a_compacted_out_flag_of_a_publisher_is_taken_away() -> None:
     hidden = message(structured(), compacted_out=True, properties={"id": ID, "mine": "1"})
     read = submission(batch([hidden]))
-    for head in (read.head, accepted_message(Accepted(read, 0, 0))):
+    for head in (read.head, accepted_head(Accepted(read, 0, 0))):
         assert not SingleMessageMetadata.FromString(head).compacted_out
     assert SingleMessageMetadata.FromString(read.head).partition_key == KEY
 
@@ -199,11 +159,9 @@ def test_the_events_of_a_list_stand_by_themselves(batched: bool) -> None:
         read = submission(single(payload, properties=properties, event_time=9))
     assert (read.id_text, read.expected, read.payload) == (ID, 2, payload)
     assert read.several is not None
-    heads = accepted_messages([Accepted(read, 3, 17)])
-    assert [event.payload for _, event in heads] == [
-        json.dumps({"id": event_id(name), "data": name}).encode() for name in ("one", "two")
-    ]
-    for n, (head, event) in enumerate(heads):
+    heads, payloads, _ = accepted_messages(Accepted(read, 3, 17))
+    assert payloads == [json.dumps({"id": event_id(name), "data": name}).encode() for name in ("one", "two")]
+    for n, (head, event) in enumerate(zip(heads, read.several, strict=True)):
         place = f"7:3:0:{read.batch_index}"
         written = {"id": event.id_text, "version": str(3 + n), "sequence": str(17 + n), "submission": place}
         assert properties_of(head) == {"mine": "1", "type": "replaced"} | written
@@ -215,21 +173,21 @@ def test_an_events_attributes_become_properties_and_win() -> None:
     read = submission(
         batch([message(several("one", type="opened", subject="s"), properties={"type": "t", "source": "x"})])
     )
-    ((head, _),) = accepted_messages([Accepted(read, 0, 0)])
+    (head,) = accepted_messages(Accepted(read, 0, 0)).heads
     told = properties_of(head)
     assert (told["type"], told["subject"], told["source"]) == ("opened", "s", "x")
 
 
 def test_a_rejected_list_is_one_message() -> None:
     read = submission(batch([message(several("one", "two"))]))
-    told = properties_of(rejected_message(Rejected(read, Reason.CONFLICTING_IDS, "1 of 2", 2, 5)))
+    told = properties_of(rejected_head(Rejected(read, Reason.CONFLICTING_IDS, "1 of 2", 2, 5)))
     assert (told["id"], told["reason"], told["current_version"]) == (ID, "conflicting_ids", "5")
 
 
 def test_more_events_than_an_entry_may_hold_leave_the_lists_that_fit() -> None:
     names = [f"event {n}" for n in range(1000)]
     payload = several(*names)
-    read = read_entry(batch([message(payload)] * 11 + [message(structured())]), MAX_MESSAGE_BYTES)
+    read = read_all(batch([message(payload)] * 11 + [message(structured())]), MAX_MESSAGE_BYTES)
     reasons = [one.reason if isinstance(one, Flawed) else len(one.several or "1") for one in read]
     assert reasons == [1000] * 10 + [Reason.TOO_LARGE, 1]
     late = read[10]
@@ -241,14 +199,14 @@ def test_more_events_than_an_entry_may_hold_leave_the_lists_that_fit() -> None:
 def test_lists_do_not_multiply_their_properties_without_end() -> None:
     """Every event of a list gets the message's properties: a few more of them, and a small entry is a large one."""
     payload, properties = several(*(f"event {n}" for n in range(1000))), {"mine": "x" * 12_000}
-    read = read_entry(batch([message(payload, properties=properties)] * 4 + [message(payload)]), MAX_MESSAGE_BYTES)
+    read = read_all(batch([message(payload, properties=properties)] * 4 + [message(payload)]), MAX_MESSAGE_BYTES)
     reasons = [one.reason if isinstance(one, Flawed) else len(one.several or "1") for one in read]
     assert reasons == [1000] * 2 + [Reason.TOO_LARGE] * 2 + [1000]
     late = read[2]
     assert isinstance(late, Flawed)
     assert (late.payload, late.id_text) == (payload, ID)
     assert f"of {MAX_LISTED_BYTES} are left" in late.detail
-    again = read_entry(batch([message(payload, properties=properties)] * 4 + [message(payload)]), 2**31)
+    again = read_all(batch([message(payload, properties=properties)] * 4 + [message(payload)]), 2**31)
     assert [type(one) for one in again] == [type(one) for one in read], "whatever the limit of whoever reads it"
 
 
@@ -275,14 +233,14 @@ def test_a_batch_asks_for_answers_to_all_of_its_messages_that_do_not_say_otherwi
     own = {"reply_to": "non-persistent://a/b/own"}
     entry = batch([message(structured()), message(structured(), properties=own), message(b"?")])
     entry.metadata.properties.add(key="reply_to", value="non-persistent://a/b/all")
-    read = read_entry(entry, MAX_MESSAGE_BYTES)
+    read = read_all(entry, MAX_MESSAGE_BYTES)
     assert [one.reply_to for one in read] == [f"non-persistent://a/b/{name}" for name in ("all", "own", "all")]
     plain, owning = read[:2]
     assert isinstance(plain, Submission)
     assert isinstance(owning, Submission)
-    assert "reply_to" not in properties_of(accepted_message(Accepted(plain, 0, 0)))
+    assert "reply_to" not in properties_of(accepted_head(Accepted(plain, 0, 0)))
     for submitted in (plain, owning):
-        forwarded = properties_of(forwarded_message(Forwarded(submitted, 1)))
+        forwarded = properties_of(forwarded_head(Forwarded(submitted, 1)))
         assert forwarded["reply_to"] == submitted.reply_to, "its batch stays behind"
 
 
@@ -291,10 +249,10 @@ def test_what_no_copy_could_carry_is_not_asked_of_a_batch(topic: bytes) -> None:
     entry = batch([message(structured())])
     entry.metadata.MergeFromString(b"\x22" + length_prefixed(b"\n\x08reply_to\x12" + length_prefixed(topic)))
     assert entry.metadata.properties[0].key == "reply_to"
-    (read,) = read_entry(entry, MAX_MESSAGE_BYTES)
+    (read,) = read_all(entry, MAX_MESSAGE_BYTES)
     assert isinstance(read, Submission)
     assert read.reply_to == ""
-    assert "reply_to" not in properties_of(forwarded_message(Forwarded(read, 1)))
+    assert "reply_to" not in properties_of(forwarded_head(Forwarded(read, 1)))
 
 
 def length_prefixed(content: bytes) -> bytes:
@@ -319,12 +277,6 @@ def raw_key_single(key: bytes, payload: bytes = GOOD) -> Entry:
 def raw_key_batch(key: bytes, payload: bytes = GOOD) -> Entry:
     head = message(payload, None)[0] + b"\x12" + bytes([len(key)]) + key
     return batch([(head, payload)])
-
-
-def raw_property(name: bytes, value: bytes, tag: bytes = b"\x0a") -> bytes:
-    """A property that need not be UTF-8, serialized as field 1 (of SingleMessageMetadata) or another."""
-    pair = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
-    return tag + bytes([len(pair)]) + pair
 
 
 @pytest.mark.parametrize(
@@ -361,14 +313,14 @@ def test_a_message_that_breaks_the_contract(entry: Entry, reason: Reason, detail
     read = flawed(entry)
     assert (read.reason, read.id_text) == (reason, id_text)
     assert detail in read.detail
-    properties = properties_of(rejection(read)[0])
+    properties = properties_of(rejected_head(Rejected(read, read.reason, read.detail)))
     assert properties["reason"] == reason
     assert properties["submission"] == f"7:3:0:{read.batch_index}"
 
 
 @pytest.mark.parametrize("entry", [raw_key_single(NOT_UTF8), raw_key_batch(NOT_UTF8)], ids=["single", "batch"])
 def test_a_key_that_is_not_utf8_stays_as_it_was(entry: Entry) -> None:
-    head, _ = rejection(flawed(entry))
+    (head,) = rejection(flawed(entry)).heads
     key: object = SingleMessageMetadata.FromString(head).partition_key
     assert key == NOT_UTF8
     assert raw_key_single(b"ok").metadata.partition_key == "ok", "the test writes the right field"
@@ -396,18 +348,18 @@ def test_binary_mode_with_properties_that_are_not_utf8(
     read = flawed(entry)
     assert read.reason == Reason.MALFORMED
     assert expected in read.detail
-    assert properties_of(rejection(read)[0])["reason"] == "malformed"
+    assert properties_of(rejected_head(Rejected(read, read.reason, read.detail)))["reason"] == "malformed"
 
 
 def test_other_properties_that_are_not_utf8_are_kept_as_they_are() -> None:
     head, payload = message(b"opaque", properties=BINARY)
     odd = raw_property(b"\xfe", NOT_UTF8)
     read = submission(batch([(head + odd, payload)]))
-    assert odd in accepted_message(Accepted(read, 4, 9))
+    assert odd in accepted_head(Accepted(read, 4, 9))
 
 
 def test_one_bad_message_does_not_spoil_its_batch() -> None:
-    read = read_entry(batch([message(GOOD), message(b"{}"), message(GOOD)]), MAX_MESSAGE_BYTES)
+    read = read_all(batch([message(GOOD), message(b"{}"), message(GOOD)]), MAX_MESSAGE_BYTES)
     assert [type(one) for one in read] == [Submission, Flawed, Submission]
     assert [one.batch_index for one in read] == [0, 1, 2]
 
@@ -523,14 +475,10 @@ def test_an_unknown_compression() -> None:
 
 
 def test_a_size_that_is_stated_wrongly_without_compression_does_no_harm() -> None:
-    assert len(read_entry(batch(TWO, uncompressed_size=1), MAX_MESSAGE_BYTES)) == 2
+    assert len(read_all(batch(TWO, uncompressed_size=1), MAX_MESSAGE_BYTES)) == 2
 
 
 # --- reading: encrypted messages in binary mode ---
-
-
-def sealed_entry(payload: bytes = b"secret", **properties: str) -> Entry:
-    return encrypted(single(payload, properties={**BINARY, **properties}, compression=Compression.LZ4, event_time=5))
 
 
 def test_an_encrypted_message_is_judged_by_its_properties_and_travels_on_unopened() -> None:
@@ -539,7 +487,7 @@ def test_an_encrypted_message_is_judged_by_its_properties_and_travels_on_unopene
     entry.metadata.txnid_most_bits = 9
     read = submission(entry)
     assert (read.id_text, read.expected, read.payload) == (ID, 3, entry.payload)
-    (output,) = pack([(accepted_message(Accepted(read, 4, 17)), read)], MAX_MESSAGE_BYTES)
+    (output,) = pack([accepted_messages(Accepted(read, 4, 17))], MAX_MESSAGE_BYTES)
     assert (output.payload, output.num_messages) == (entry.payload, 1)
     sent = MessageMetadata.FromString(output.metadata)
     assert {field.key: field.value for field in sent.properties} == {
@@ -630,7 +578,7 @@ def test_an_encrypted_message_may_be_as_large_as_any(properties_bytes: int) -> N
     entry = sealed_entry(note="n" * properties_bytes)
     room = limit - OUTCOME_BYTES - entry.metadata.ByteSize()
     fits = submission(entry._replace(payload=b"s" * room))
-    (output,) = pack([(accepted_message(Accepted(fits, 4, 17)), fits)], limit)
+    (output,) = pack([accepted_messages(Accepted(fits, 4, 17))], limit)
     assert len(output.metadata) + len(output.payload) <= limit
     assert flawed(entry._replace(payload=b"s" * (room + 8))).reason == Reason.TOO_LARGE
 
@@ -659,8 +607,8 @@ def test_the_largest_message_that_fits_with_its_outcome() -> None:
     over = flawed(batch([message(of_size(room + 1))]))
     assert (over.reason, over.id_text, over.payload) == (Reason.TOO_LARGE, ID, b"")
     assert str(MAX_MESSAGE_BYTES) in over.detail
-    for outcome, read in ((accepted_message(Accepted(fits, 2**53, 2**60)), fits), rejection(over)):
-        (output,) = pack([(outcome, read)], MAX_MESSAGE_BYTES)
+    for outcome in (accepted_messages(Accepted(fits, 2**53, 2**60)), rejection(over)):
+        (output,) = pack([outcome], MAX_MESSAGE_BYTES)
         assert len(output.metadata) + len(output.payload) < MAX_MESSAGE_BYTES - 512, "the producer adds its own fields"
         assert len(opened(output)) == 1
 
@@ -709,181 +657,6 @@ def test_a_hostile_schema_version_does_not_outgrow_the_limit() -> None:
     entry = single(GOOD, schema_version=b"v" * (4 * MIB))
     (output,) = pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES)
     assert len(output.metadata) < OUTCOME_BYTES
-
-
-# --- outcomes: properties ---
-
-OURS = ("id", "version", "sequence", "submission", "expected_version", "current_version", "accepted_version", "reason",
-        "detail")  # fmt: skip
-
-
-MINE = {name: f"publishers-{name}" for name in OURS} | {"id": ID, "version": "3"}
-
-
-@pytest.mark.parametrize("batched", [True, False])
-def test_an_accepted_event_replaces_its_own_properties_and_keeps_others(batched: bool) -> None:
-    properties = [("a", "1"), *MINE.items(), ("sequence", "a second time"), ("z", "2")]
-    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
-    assert properties_of(accepted_message(Accepted(submission(entry), 4, 17))) == {
-        "a": "1", "z": "2", "id": ID, "version": "4", "sequence": "17",
-        "submission": "7:3:0:0" if batched else "7:3:0:-1", "reason": "publishers-reason",
-        "expected_version": "publishers-expected_version", "current_version": "publishers-current_version",
-        "accepted_version": "publishers-accepted_version", "detail": "publishers-detail",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("batched", [True, False])
-def test_a_rejected_event_replaces_its_own_properties_and_keeps_others(batched: bool) -> None:
-    properties = [("a", "1"), *MINE.items(), ("version", "3"), ("z", "2")]
-    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
-    rejected = Rejected(submission(entry), Reason.DUPLICATE, "why", 3, 8, accepted=4)
-    assert properties_of(rejected_message(rejected)) == {
-        "a": "1", "z": "2", "id": ID, "expected_version": "3", "current_version": "8", "accepted_version": "4",
-        "reason": "duplicate", "detail": "why", "submission": "7:3:0:0" if batched else "7:3:0:-1",
-        "sequence": "publishers-sequence",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("batched", [True, False])
-def test_a_forwarded_message_stays_as_it_was_but_for_where_it_comes_from(batched: bool) -> None:
-    properties = [*MINE.items(), ("a", "1")]
-    entry = batch([message(b"x", properties=properties)]) if batched else single(b"x", properties=properties)
-    original = submission(entry)
-    copy = batch([(forwarded_message(Forwarded(original, 1)), original.payload)])
-    assert not original.forwarded
-    read = submission(copy)
-    assert read.forwarded
-    assert (read.key, read.event_id, read.expected, read.payload) == (
-        original.key, original.event_id, original.expected, original.payload,
-    )  # fmt: skip
-    assert properties_of(read.head) == dict(properties) | {"forwarded_from": "7:3:0:0" if batched else "7:3:0:-1"}
-    assert properties_of(accepted_message(Accepted(read, 0, 0)))["forwarded_from"].startswith("7:3:0:")
-
-
-def test_a_property_that_an_outcome_lacks_does_not_stay_from_the_publisher() -> None:
-    read = submission(single(b"x", properties={**BINARY, "accepted_version": "0", "current_version": "1"}))
-    found = properties_of(rejected_message(Rejected(read, Reason.MISROUTED, "", 3)))
-    assert "accepted_version" not in found
-    assert "current_version" not in found
-
-
-def test_an_outcome_keeps_everything_else_of_the_message() -> None:
-    fields: dict[str, Any] = {
-        "event_time": 12, "ordering_key": b"\x01", "partition_key_b64_encoded": True, "sequence_id": 3,
-    }  # fmt: skip
-    read = submission(batch([message(GOOD, "a2V5", {"p": "q"}, **fields)]))
-    for outcome in (accepted_message(Accepted(read, 0, 0)), rejected_message(Rejected(read, Reason.DUPLICATE))):
-        metadata = SingleMessageMetadata.FromString(outcome)
-        assert {name: getattr(metadata, name) for name in fields} == fields
-        assert (metadata.partition_key, metadata.payload_size, metadata.properties[0].key) == ("a2V5", len(GOOD), "p")
-
-
-# --- packing ---
-
-
-def outcomes(
-    payloads: Sequence[bytes], compression: int = 0, schema_version: bytes = b"", position: str = "7:3:0:"
-) -> list[tuple[bytes, Submission]]:
-    source = Source(position, compression, schema_version, None)
-    packed = []
-    for n, payload in enumerate(payloads):
-        head, _ = message(payload)
-        read = Submission(KEY, b"", ID, None, head, None, payload, source, n)
-        packed.append((accepted_message(Accepted(read, n, n)), read))
-    return packed
-
-
-def bodies(outputs: Sequence[Output]) -> list[list[bytes]]:
-    return [[body for _, body in opened(output)] for output in outputs]
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_what_was_packed_comes_back_in_order(compression: int) -> None:
-    payloads = [structured(data=n) for n in range(100)]
-    packed = outcomes(payloads, compression, b"schema")
-    (output,) = pack(packed, MAX_MESSAGE_BYTES)
-    assert MessageMetadata.FromString(output.metadata) == MessageMetadata(
-        num_messages_in_batch=100, compression=compression or None, schema_version=b"schema",
-        uncompressed_size=len(join_batch([(head, read.payload) for head, read in packed])),
-    )  # fmt: skip
-    assert opened(output) == [(SingleMessageMetadata.FromString(head), read.payload) for head, read in packed]
-    assert [event.sequence for event in read_events(delivered(output))] == list(range(100))
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
-def test_what_does_not_shrink_is_not_compressed(compression: int) -> None:
-    payload = os.urandom(100_000)
-    assert len(compress(compression, payload)) > len(payload)
-    (output,) = pack(outcomes([payload], compression), MAX_MESSAGE_BYTES)
-    metadata = MessageMetadata.FromString(output.metadata)
-    assert not metadata.HasField("compression")
-    assert metadata.uncompressed_size == len(output.payload)
-    assert bodies([output]) == [[payload]]
-
-
-def test_nothing_packs_to_nothing() -> None:
-    assert list(pack([], MAX_MESSAGE_BYTES)) == []
-
-
-def test_entries_of_one_kind_share_an_output() -> None:
-    first, second = outcomes([b"1", b"2"]), outcomes([b"3"], position="7:4:0:")
-    assert bodies(list(pack(first + second, MAX_MESSAGE_BYTES))) == [[b"1", b"2", b"3"]]
-
-
-def test_another_compression_or_schema_or_a_sealed_message_begins_another_output() -> None:
-    sealed = submission(sealed_entry())
-    assert sealed.source.compression == Compression.LZ4
-    messages = [
-        *outcomes([b"1"]),
-        *outcomes([b"2"], schema_version=b"v2"),
-        *outcomes([b"3" * 900], Compression.LZ4, b"v2"),
-        *outcomes([b"4" * 900], Compression.ZSTD, b"v2"),
-        *outcomes([b"5" * 900], Compression.LZ4),
-        (accepted_message(Accepted(sealed, 0, 0)), sealed),
-        (accepted_message(Accepted(sealed, 1, 1)), sealed),
-        *outcomes([b"6", b"7"]),
-    ]
-    outputs = list(pack(messages, MAX_MESSAGE_BYTES))
-    metadata = [MessageMetadata.FromString(output.metadata) for output in outputs]
-    assert [(one.compression, one.schema_version, bool(one.encryption_keys)) for one in metadata] == [
-        (0, b"", False), (0, b"v2", False), (1, b"v2", False), (3, b"v2", False), (1, b"", False),
-        (1, b"", True), (1, b"", True), (0, b"", False),
-    ]  # fmt: skip
-    assert [output.num_messages for output in outputs] == [1] * 7 + [2]
-    assert [output.payload for output in outputs[5:7]] == [sealed.payload] * 2
-
-
-def test_outputs_are_split_by_size() -> None:
-    payloads = [bytes([n]) * (400 * 1024) for n in range(7)]
-    outputs = list(pack(outcomes(payloads), MAX_MESSAGE_BYTES))
-    assert bodies(outputs) == [payloads[0:2], payloads[2:4], payloads[4:6], payloads[6:7]]
-    assert all(len(output.payload) <= OUTPUT_BATCH_BYTES for output in outputs)
-
-
-def test_outputs_are_split_by_the_size_of_the_properties_too() -> None:
-    head, payload = message(b"x", properties={"note": "n" * (400 * 1024)})
-    (_, read), *_ = outcomes([payload])
-    assert [output.num_messages for output in pack([(head, read)] * 5, MAX_MESSAGE_BYTES)] == [2, 2, 1]
-
-
-def test_a_message_larger_than_an_output_is_one_by_itself() -> None:
-    small, large = b"s", b"l" * (3 * MIB)
-    outputs = list(pack(outcomes([small, large, large, small, small]), MAX_MESSAGE_BYTES))
-    assert bodies(outputs) == [[small], [large], [large], [small, small]]
-
-
-def test_outputs_are_split_at_a_small_limit_of_the_broker() -> None:
-    limit = 10_000
-    outputs = list(pack(outcomes([b"x" * 3000] * 9), limit))
-    assert [output.num_messages for output in outputs] == [2, 2, 2, 2, 1]
-    assert all(len(output.metadata) + len(output.payload) <= limit for output in outputs)
-
-
-def test_outputs_are_split_by_count() -> None:
-    ((_, read),) = outcomes([b"x"])
-    small = SingleMessageMetadata(payload_size=1).SerializeToString()
-    outputs = list(pack([(small, read)] * (OUTPUT_BATCH_MESSAGES + 1), MAX_MESSAGE_BYTES))
-    assert [output.num_messages for output in outputs] == [OUTPUT_BATCH_MESSAGES, 1]
 
 
 # --- reading back ---

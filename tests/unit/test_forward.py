@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sequencer.entries import read_entry
 from sequencer.event import Forwarded, Submission
 from sequencer.forward import Forwarder
 from sequencer.names import Topics
 from sequencer.packing import Output
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.frames import MessageId
+from tests.judged import read_all
 from tests.submitted import batch, delivered, listed, message, structured
 
 LIMIT = 5 * 2**20
@@ -47,7 +47,7 @@ class StandProducer:
 
 
 def submissions(count: int) -> list[Submission]:
-    read = read_entry(batch([message(structured()) for _ in range(count)]), LIMIT)
+    read = read_all(batch([message(structured()) for _ in range(count)]))
     assert all(isinstance(one, Submission) for one in read)
     return [one for one in read if isinstance(one, Submission)]
 
@@ -76,7 +76,7 @@ def test_lists_from_many_entries_find_room_at_home(events: int, property_bytes: 
     """Each had room in the entry that it came in; packed into one, there would be none for the last."""
     payload = listed(*(f"event {n}" for n in range(events)))
     properties = {"mine": "x" * property_bytes}
-    read = [one for _ in range(25) for one in read_entry(batch([message(payload, properties=properties)]), LIMIT)]
+    read = [one for _ in range(25) for one in read_all(batch([message(payload, properties=properties)]))]
     whole = [one for one in read if isinstance(one, Submission) and one.several]
     assert len(whole) == 25
     stand: Any = Stand()
@@ -86,6 +86,6 @@ def test_lists_from_many_entries_find_room_at_home(events: int, property_bytes: 
 
     asyncio.run(run())
     (entries,) = stand.sent.values()
-    copies = [one for output in entries for one in read_entry(delivered(output), LIMIT)]
+    copies = [one for output in entries for one in read_all(delivered(output))]
     assert [len(one.several or ()) for one in copies if isinstance(one, Submission)] == [events] * 25
     assert len(entries) < 25, "together as far as they fit"

@@ -64,7 +64,7 @@ def apply_range(index: VersionIndex, begin: int, end: int) -> None:
         numbers = range(number, min(number + 100, end))
         index.apply(
             {f"account-{n}": n for n in numbers},
-            {(event_id(n), f"account-{n}"): at(n) for n in numbers},
+            [(event_id(n), f"account-{n}", *at(n)) for n in numbers],
             accepted_at_ms=number,
             checkpoint=str(numbers[-1]).encode(),
         )
@@ -96,8 +96,8 @@ def test_an_empty_index_knows_nothing(tmp_path: Path) -> None:
 def test_what_is_applied_is_found_in_order_before_and_after_a_reopen(tmp_path: Path) -> None:
     keys = ["b", "no", "a", "", "ключ-🔑", "a", "k" * 5000]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
-        index.apply({"a": 0, "b": 5, "": 1}, {(event_id(7), "a"): at(0)}, accepted_at_ms=1, checkpoint=b"one")
-        index.apply({"a": 2**62, "ключ-🔑": 3, "k" * 5000: 9}, {}, accepted_at_ms=2, checkpoint=b"two")
+        index.apply({"a": 0, "b": 5, "": 1}, [(event_id(7), "a", *at(0))], accepted_at_ms=1, checkpoint=b"one")
+        index.apply({"a": 2**62, "ключ-🔑": 3, "k" * 5000: 9}, [], accepted_at_ms=2, checkpoint=b"two")
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
@@ -110,7 +110,7 @@ def test_the_checkpoint_stays_when_a_batch_brings_none(tmp_path: Path) -> None:
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         seen = []
         for version, checkpoint in enumerate([None, b"", None]):
-            index.apply({"a": version}, {}, accepted_at_ms=1, checkpoint=checkpoint)
+            index.apply({"a": version}, [], accepted_at_ms=1, checkpoint=checkpoint)
             seen.append(index.checkpoint)
         assert seen == [None, b"", b""]
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
@@ -121,7 +121,10 @@ def test_the_checkpoint_stays_when_a_batch_brings_none(tmp_path: Path) -> None:
 def test_an_id_belongs_to_its_aggregate(tmp_path: Path) -> None:
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         index.apply(
-            {"a": 4, "b": 0}, {(event_id(1), "a"): at(4), (event_id(1), "b"): at(0)}, accepted_at_ms=1, checkpoint=b"x"
+            {"a": 4, "b": 0},
+            [(event_id(1), "a", *at(4)), (event_id(1), "b", *at(0))],
+            accepted_at_ms=1,
+            checkpoint=b"x",
         )
         assert index.accepted(event_id(1), "a") == at(4)
         assert index.accepted(event_id(1), "b") == at(0)
@@ -139,7 +142,7 @@ def test_entries_go_on_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     index = VersionIndex.open(tmp_path, identity=IDENTITY)
-    index.apply({"a": 0}, {}, accepted_at_ms=1, checkpoint=b"x")
+    index.apply({"a": 0}, [], accepted_at_ms=1, checkpoint=b"x")
     unfinished = index.entries()
     next(unfinished)
     index.close()
@@ -147,7 +150,7 @@ def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     uses: list[Callable[[], object]] = [
         lambda: index.tails(["a"]),
         lambda: index.accepted(event_id(1), "a"),
-        lambda: index.apply({"a": 1}, {}, accepted_at_ms=1, checkpoint=b"y"),
+        lambda: index.apply({"a": 1}, [], accepted_at_ms=1, checkpoint=b"y"),
         lambda: list(index.entries()),
         lambda: list(unfinished),
         lambda: index.aggregates(),
@@ -167,7 +170,7 @@ def remembered(index: VersionIndex, numbers: range) -> list[int]:
 
 def accept(index: VersionIndex, number: int, at_ms: int) -> None:
     index.apply(
-        {"a": number}, {(event_id(number), "a"): at(number)}, accepted_at_ms=at_ms, checkpoint=str(number).encode()
+        {"a": number}, [(event_id(number), "a", *at(number))], accepted_at_ms=at_ms, checkpoint=str(number).encode()
     )
 
 
@@ -308,7 +311,7 @@ def test_a_second_handle_in_this_process_is_refused(tmp_path: Path) -> None:
                 VersionIndex.open(tmp_path, identity=IDENTITY)
             with pytest.raises(IndexHeld):
                 VersionIndex.destroy(tmp_path)
-        index.apply({"a": 0}, {}, accepted_at_ms=1, checkpoint=b"x")
+        index.apply({"a": 0}, [], accepted_at_ms=1, checkpoint=b"x")
     VersionIndex.open(tmp_path, identity=IDENTITY).close()
 
 
@@ -375,7 +378,7 @@ STARVED = """
             VersionIndex.open(Path(sys.argv[1]), identity=sys.argv[2])
         resource.setrlimit(which, (soft, resource.RLIM_INFINITY))
         for n in range(1000):
-            index.apply({f"{n}-{i}": n for i in range(100)}, {}, accepted_at_ms=n, checkpoint=str(n).encode())
+            index.apply({f"{n}-{i}": n for i in range(100)}, [], accepted_at_ms=n, checkpoint=str(n).encode())
     except IndexFailure as failure:
         print(type(failure).__name__, failure, flush=True)
     index.close()
@@ -582,7 +585,7 @@ WRITER = """
     print("writing", n, flush=True)
     while True:
         keys = [f"k{(n * 37 + i * i) % 997}" for i in range(100)]
-        ids = {(n.to_bytes(8, "big") + i.to_bytes(8, "big"), key): (n, n + 1) for i, key in enumerate(keys)}
+        ids = [(n.to_bytes(8, "big") + i.to_bytes(8, "big"), key, n, n + 1) for i, key in enumerate(keys)]
         index.apply(dict.fromkeys(keys, n), ids, accepted_at_ms=n * 10, checkpoint=str(n).encode())
         n += 1
         print(n, flush=True)

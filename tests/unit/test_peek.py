@@ -14,7 +14,7 @@ IDENTITY = "persistent://a/b/events-partition-0"
 
 
 def fill(index: VersionIndex, checkpoint: bytes) -> None:
-    index.apply({"a": 1}, {(b"i" * 16, "a"): (1, 4)}, accepted_at_ms=1, checkpoint=checkpoint)
+    index.apply({"a": 1}, [(b"i" * 16, "a", 1, 4)], accepted_at_ms=1, checkpoint=checkpoint)
 
 
 def test_while_it_is_held_and_after(tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_damaged(tmp_path: Path) -> None:
 def test_its_aggregates_as_of_its_checkpoint(tmp_path: Path) -> None:
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         fill(index, b"one")
-        index.apply({"b": 0, "ä": 5}, {}, accepted_at_ms=2, checkpoint=b"two")
+        index.apply({"b": 0, "ä": 5}, [], accepted_at_ms=2, checkpoint=b"two")
         with peek_index(tmp_path, identity=IDENTITY) as peeked:
             fill(index, b"three")
-            index.apply({"a": 2}, {}, accepted_at_ms=2, checkpoint=b"four")
+            index.apply({"a": 2}, [], accepted_at_ms=2, checkpoint=b"four")
             assert peeked is not None
             assert peeked.checkpoint == b"two"
             assert list(peeked.tails) == [("a", 1), ("b", 0), ("ä", 5)]

@@ -152,7 +152,7 @@ def test_an_index_that_turns_out_to_be_damaged_is_thrown_away(tmp_path: Path) ->
 
 def test_half_a_rebuild_is_no_index(tmp_path: Path) -> None:
     with open_index(tmp_path / "0", identity=TOPIC) as index:
-        index.apply({"ghost": 7}, {}, accepted_at_ms=1, checkpoint=None)
+        index.apply({"ghost": 7}, [], accepted_at_ms=1, checkpoint=None)
     assert recovered(log_of(*HISTORY), tmp_path / "0")[1] == {"a": 1, "b": 0}
 
 
@@ -168,7 +168,7 @@ def test_a_rebuild_that_is_cut_off_starts_again(tmp_path: Path, takes: int) -> N
 
 def test_a_checkpoint_that_is_none_makes_no_index(tmp_path: Path) -> None:
     with open_index(tmp_path / "0", identity=TOPIC) as index:
-        index.apply({"ghost": 7}, {}, accepted_at_ms=1, checkpoint=b"another format")
+        index.apply({"ghost": 7}, [], accepted_at_ms=1, checkpoint=b"another format")
     assert recovered(log_of(*HISTORY), tmp_path / "0")[1] == {"a": 1, "b": 0}
 
 

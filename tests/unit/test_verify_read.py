@@ -6,18 +6,19 @@ from uuid import UUID
 
 import pytest
 
-from sequencer.entries import read_entry
 from sequencer.event import Accepted as AcceptedOutcome
-from sequencer.event import Flawed, Forwarded, Reason, Submission
+from sequencer.event import Forwarded, Reason
 from sequencer.event import Rejected as RejectedOutcome
-from sequencer.packing import accepted_messages, forwarded_message, pack, rejected_message
+from sequencer.packing import Messages, accepted_messages, forwarded_message, pack, rejected_message
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from sequencer.verify.verifier import UNREADABLE, Accepted, Rejected, Submitted
+from tests.judged import flawed, rejection, submission
 from tests.submitted import (
     DELIVERED_AT,
     ID,
     KEY,
+    MAX_MESSAGE_BYTES,
     POSITION,
     batch,
     delivered,
@@ -30,23 +31,11 @@ from tests.submitted import (
 )
 
 EVENT_ID = UUID(ID).bytes
-LIMIT_BYTES = 5 * 2**20
 SUBMISSION_AT = f"{POSITION.ledger}:{POSITION.entry}:{POSITION.partition}"
 
 
-def submission(entry: Entry) -> Submission | Flawed:
-    (read,) = read_entry(entry, LIMIT_BYTES)
-    return read
-
-
-def valid(entry: Entry) -> Submission:
-    read = submission(entry)
-    assert isinstance(read, Submission)
-    return read
-
-
-def outcome(*messages: tuple[bytes, Submission | Flawed]) -> Entry:
-    (output,) = pack(messages, LIMIT_BYTES)
+def outcome(messages: Messages) -> Entry:
+    (output,) = pack([messages], MAX_MESSAGE_BYTES)
     return delivered(output, publish_time=77)
 
 
@@ -89,20 +78,20 @@ def test_a_list_is_one_submission_with_the_ids_of_its_events() -> None:
 
 
 def test_the_events_of_a_list_are_events_of_one_submission() -> None:
-    judged = valid(single(listed("one", "two")))
-    read = list(accepted_records(outcome(*accepted_messages([AcceptedOutcome(judged, 4, 9)]))))
+    judged = submission(single(listed("one", "two")))
+    read = list(accepted_records(outcome(accepted_messages(AcceptedOutcome(judged, 4, 9)))))
     assert read == [
         Accepted(DELIVERED_AT._replace(batch_index=n), KEY, of_name(name), 4 + n, 9 + n, f"{SUBMISSION_AT}:-1", 77)
         for n, name in enumerate(("one", "two"))
     ]
-    rejection = rejected_message(RejectedOutcome(judged, Reason.CONFLICTING_IDS, "", None, 6))
-    (rejected,) = rejected_records(outcome((rejection, judged)))
+    conflict = RejectedOutcome(judged, Reason.CONFLICTING_IDS, "", None, 6)
+    (rejected,) = rejected_records(outcome(rejected_message(conflict)))
     assert (rejected.event_id, rejected.reason, rejected.current_version) == (EVENT_ID, "conflicting_ids", 6)
 
 
 def test_a_forwarded_message_names_its_original() -> None:
-    original = valid(single(structured(version=0)))
-    copy = outcome((forwarded_message(Forwarded(original, 1)), original))
+    original = submission(single(structured(version=0)))
+    copy = outcome(forwarded_message(Forwarded(original, 1)))
     (read,) = submitted_records(copy)
     assert read.forwarded_from == f"{SUBMISSION_AT}:-1"
     assert (read.key, read.event_id, read.expected_version) == (KEY, EVENT_ID, 0)
@@ -111,17 +100,15 @@ def test_a_forwarded_message_names_its_original() -> None:
 
 
 def test_outcomes_are_read_as_they_were_written() -> None:
-    judged = valid(single(structured(version=3)))
-    accepted = outcome(*accepted_messages([AcceptedOutcome(judged, 4, 9)]))
+    judged = submission(single(structured(version=3)))
+    accepted = outcome(accepted_messages(AcceptedOutcome(judged, 4, 9)))
     at = DELIVERED_AT._replace(batch_index=0)
     assert list(accepted_records(accepted)) == [Accepted(at, KEY, EVENT_ID, 4, 9, f"{SUBMISSION_AT}:-1", 77)]
-    rejection = RejectedOutcome(judged, Reason.DUPLICATE, "", 3, 6, 2)
-    rejected = outcome((rejected_message(rejection), judged))
+    rejected = outcome(rejected_message(RejectedOutcome(judged, Reason.DUPLICATE, "", 3, 6, 2)))
     assert list(rejected_records(rejected)) == [
         Rejected(at, KEY, "duplicate", f"{SUBMISSION_AT}:-1", EVENT_ID, 3, 6, 2, published_at_ms=77)
     ]
-    flawed = submission(single(b"x", key=None))
-    nothing_known = outcome((rejected_message(RejectedOutcome(flawed, Reason.MISSING_KEY)), flawed))
+    nothing_known = outcome(rejection(flawed(single(b"x", key=None))))
     assert list(rejected_records(nothing_known)) == [
         Rejected(at, None, "missing_key", f"{SUBMISSION_AT}:-1", published_at_ms=77)
     ]
