@@ -125,7 +125,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> Draw:
             place = (row.figure["max"], at)
             text = number_text(row.figure["median"])
             axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", color=theme.text)
-        axes.margins(x=0.14)
+        axes.margins(x=0.14, y=0.02)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.grid(axis="x", linewidth=0.6)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -97,21 +99,27 @@ def _shown(value: Any) -> str:
 
 
 def show(old: Result, new: Result, compared: list[Compared], console: Console) -> None:
-    """As a table, with what was not the same below it."""
-    table = Table("figure", "old", "new", "new / old", "ranges", title=f"{old.benchmark}, medians")
-    at: At = {}
-    for line in compared:
-        if line.at != at:
-            at = line.at
-            table.add_section()
-            table.add_row(at_text(at), style="bold")
-        ranges = "" if line.overlap is None else "overlap" if line.overlap else "apart"
-        table.add_row(line.figure, _number(line.old), _number(line.new), _number(line.ratio), ranges)
-    console.print(table)
+    """A table for each point, and what was not the same around them."""
+    console.print(f"{old.benchmark}, medians", style="bold", highlight=False)
+    for at, lines in itertools.groupby(compared, key=lambda line: line.at):
+        if at:
+            console.print(f"\n{at_text(at)}", style="italic", highlight=False)
+        console.print(_table(lines))
     for name, result in (("old", old), ("new", new)):
         console.print(f"{name}: {result.commit}, {result.when}, {result.file}", soft_wrap=True, highlight=False)
     for difference in differences(old, new):
         console.print(f"not the same: {difference}", soft_wrap=True, highlight=False)
+
+
+def _table(lines: Iterable[Compared]) -> Table:
+    table = Table("figure", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("old", "new", "new / old"):
+        table.add_column(name, justify="right")
+    table.add_column("ranges")
+    for line in lines:
+        ranges = "" if line.overlap is None else "overlap" if line.overlap else "apart"
+        table.add_row(line.figure, *map(_number, (line.old, line.new, line.ratio)), ranges)
+    return table
 
 
 def _number(value: float | None) -> str:

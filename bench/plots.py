@@ -49,6 +49,15 @@ def _at_least_once(result: Result) -> Draw:
     return bars("The price of exactly-once: the same loop without transactions", EVENTS_PER_S, rows)
 
 
+def _matrix(result: Result) -> Draw:
+    rows = []
+    for point in result.series:
+        ours = point.at["program"] == "sequencer"
+        label = str(point.at["cell"]) if ours else f"{point.at['cell']}: {point.at['program']}"
+        rows.append(Bar(label, point.figures["events_per_s"], OURS if ours else REFERENCE))
+    return bars("One thing changed at a time, and the relay where it was measured", EVENTS_PER_S, rows)
+
+
 def _latency(result: Result) -> Draw:
     lines = []
     for path, colour in (("plain", REFERENCE), ("sequenced", OURS)):
@@ -76,7 +85,13 @@ def _curve(result: Result, x: str, figure: str, at: Mapping[str, object]) -> lis
     ]
 
 
-PLOT_OF = {"ceiling": _ceiling, "at-least-once": _at_least_once, "latency": _latency, "takeover": _takeover}
+PLOT_OF = {
+    "ceiling": _ceiling,
+    "at-least-once": _at_least_once,
+    "matrix": _matrix,
+    "latency": _latency,
+    "takeover": _takeover,
+}
 
 
 @click.command("plots")

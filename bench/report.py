@@ -20,11 +20,12 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -102,7 +103,7 @@ def hand_over(
     report = {"benchmark": benchmark, **origin(versions or {}), "workload": dict(workload), "figures": dict(figures)}
     if series:
         report["series"] = [{"at": dict(point.at), "figures": dict(point.figures)} for point in series]
-    Console(stderr=json_file == STANDARD_OUTPUT).print(_table(title, figures, series))
+    _show(title, figures, series, Console(stderr=json_file == STANDARD_OUTPUT))
     if json_file:
         write_json(report, json_file)
 
@@ -126,21 +127,22 @@ def number_text(value: float) -> str:
     return f"{int(value) if float(value).is_integer() else value:,}"
 
 
-def _table(title: str, figures: Mapping[str, Spread], series: Sequence[Point]) -> Table:
-    table = Table("figure", *KINDS, title=title)
-    for row in _rows(figures):
-        table.add_row(*row)
+def _show(title: str, figures: Mapping[str, Spread], series: Sequence[Point], console: Console) -> None:
+    console.print(title, style="bold", highlight=False)
+    if figures:
+        console.print(_table(figures))
     for point in series:
-        table.add_section()
-        table.add_row(at_text(point.at), style="bold")
-        for row in _rows(point.figures):
-            table.add_row(*row)
-    return table
+        console.print(f"\n{at_text(point.at)}", style="italic", highlight=False)
+        console.print(_table(point.figures))
 
 
-def _rows(figures: Mapping[str, Spread]) -> Iterator[tuple[str, ...]]:
+def _table(figures: Mapping[str, Spread]) -> Table:
+    table = Table("figure", box=box.SIMPLE_HEAD, pad_edge=False)
+    for kind in KINDS:
+        table.add_column(kind, justify="right")
     for name, found in figures.items():
-        yield name, *map(number_text, (found["median"], found["min"], found["max"], found["p90"]))
+        table.add_row(name, *map(number_text, (found["median"], found["min"], found["max"], found["p90"])))
+    return table
 
 
 def _json(report: Mapping[str, Any]) -> str:
