@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -103,7 +104,7 @@ def test_curves_are_in_the_order_of_x_and_named_once() -> None:
     limit = Curve("limit", [(1e5, spread([9.0])), (1e6, spread([9.0]))])
     figure = curves("Growth", "aggregates", {"events per second": [line], "MiB": [line, limit]})(LIGHT)
     upper, lower = figure.axes
-    assert upper.get_lines()[0].get_xydata().tolist() == [[1e5, 3], [1e6, 2]]
+    assert np.asarray(upper.get_lines()[0].get_xydata()).tolist() == [[1e5, 3], [1e6, 2]]
     legend = upper.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["uniform", "limit"]
