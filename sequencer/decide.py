@@ -8,9 +8,9 @@ hears of a batch after its commit (`partition.py`); until then the overlay alone
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from sequencer.event import (
     NO_AGGREGATE,
@@ -160,27 +160,31 @@ class Overlay:
         self._unapplied: deque[AcceptedIds] = deque()  # the last one is that of the batch being judged
         self._in_flight = 0
 
-    def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> Decided:
+    def decide(self, submissions: Iterable[Submission | Flawed | PlainBatch]) -> Decided:
         """Judge a batch in order. Nothing reaches the index; `applied` must follow once it did."""
-        messages = sum(len(one.keys) if type(one) is PlainBatch else 1 for one in submissions)
-        self._in_flight += messages
-        assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
-        self._look_up(submissions)
+        if len(self._young) > self._half:
+            self._old, self._young = self._young, {}
         ids = AcceptedIds(self._next_sequence)
         self._unapplied.append(ids)
+        messages = 0
         outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = []
         for submission in submissions:
             if isinstance(submission, PlainBatch):
-                outcomes.extend(self._judge_batch(submission, ids))
+                messages += len(submission.keys)
+                outcomes += self._judge_batch(submission, ids)
             else:
+                messages += 1
                 outcomes.append(self._judge_one(submission, ids))
-        tails = dict(zip(ids.keys, map(self._young.__getitem__, ids.keys), strict=True))
+        self._in_flight += messages
+        assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
         self._next_sequence += len(ids.keys)
-        return Decided(outcomes, messages, tails, ids, self._next_sequence)
+        # Of an aggregate that comes again the last version stays.
+        return Decided(outcomes, messages, dict(zip(ids.keys, ids.versions, strict=True)), ids, self._next_sequence)
 
     def _judge_one(self, submission: Submission | Flawed, ids: AcceptedIds) -> Accepted | Rejected | Forwarded:
         if isinstance(submission, Flawed):
             return Rejected(submission, submission.reason, submission.detail)
+        self._tails((submission.key,))
         verdict = self._verdict(submission)
         if not isinstance(verdict, int):
             return verdict
@@ -193,7 +197,24 @@ class Overlay:
         return Accepted(submission, verdict, sequence)
 
     def _judge_batch(self, batch: PlainBatch, ids: AcceptedIds) -> list[AcceptedRun | Rejected | Forwarded]:
-        """What is accepted, then the others. Nearly every row takes the first branch, so that one asks little."""
+        """What is accepted, then the others.
+
+        Where no aggregate comes twice and everybody expected what is there, the column is judged as a whole.
+        """
+        tails = self._tails(batch.keys)
+        if tails == batch.expected and (self._partitions == 1 or NO_AGGREGATE not in tails):
+            versions = [tail + 1 for tail in tails]
+            new_tails = dict(zip(batch.keys, versions, strict=True))
+            if len(new_tails) == len(versions):
+                self._young.update(new_tails)
+                run = AcceptedRun(batch, versions, ids.first_sequence + len(ids.keys))
+                ids.versions += versions
+                ids.note(batch, 0, len(versions))
+                return [run]
+        return self._judge_rows(batch, ids)
+
+    def _judge_rows(self, batch: PlainBatch, ids: AcceptedIds) -> list[AcceptedRun | Rejected | Forwarded]:
+        """`_judge_batch`, row by row. Most rows take the first branch, so that one asks little."""
         tails, versions = self._young, ids.versions
         first, noted = len(versions), 0
         others: dict[int, Rejected | Forwarded] = {}
@@ -233,27 +254,22 @@ class Overlay:
         self._unapplied.popleft()
         self._in_flight -= decided.messages
 
-    def _look_up(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> None:
-        """Bring the tail of every aggregate of the batch into the young generation."""
+    def _tails(self, keys: Sequence[str]) -> list[int]:
+        """The tail of every aggregate; afterwards all of them are in the young generation."""
         young, old = self._young, self._old
-        keys: set[str] = set()
-        for one in submissions:
-            if type(one) is PlainBatch:
-                keys.update(one.keys)
-            elif type(one) is Submission:
-                keys.add(one.key)
-        missing = []
-        for key in keys.difference(young):
-            tail = old.get(key)
-            if tail is None:
-                missing.append(key)
+        tails = list(map(young.get, keys))
+        if None not in tails:
+            return cast("list[int]", tails)
+        unknown = []
+        for key in {key for key, tail in zip(keys, tails, strict=True) if tail is None}:
+            known = old.get(key)
+            if known is None:
+                unknown.append(key)
             else:
-                young[key] = tail
-        if missing:
-            young.update(zip(missing, self._index.tails(missing), strict=True))
-        if len(young) > self._half:
-            # Dropped before this batch is judged, and after its tails were read: the young generation stays whole.
-            self._old, self._young = young, {key: young[key] for key in keys}
+                young[key] = known
+        if unknown:
+            young.update(zip(unknown, self._index.tails(unknown), strict=True))
+        return list(map(young.__getitem__, keys))
 
     def _accepted_before(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         for ids in reversed(self._unapplied):

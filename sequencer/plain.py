@@ -158,7 +158,7 @@ def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
     if position != len(data):
         raise _NotPlain
     _check_keys(keys)
-    if not b"".join(payloads).isascii():
+    if not all(map(bytes.isascii, payloads)):
         for payload in payloads:
             payload.decode()
     decoded = list(map(_decode_event, payloads))
@@ -228,11 +228,8 @@ _version_of = attrgetter("version")
 
 def _check_keys(keys: Sequence[str]) -> None:
     """Every message needs a key of some characters, none of them more bytes than are allowed."""
-    try:
-        "".join(keys)
-    except TypeError:  # what protobuf gives where a string on the wire is not UTF-8 is bytes
-        raise _NotPlain from None
-    if not all(keys) or max(map(len, keys)) * 4 > MAX_KEY_BYTES:
+    # What protobuf gives where a string on the wire is not UTF-8 is bytes.
+    if set(map(type, keys)) != {str} or not all(keys) or max(map(len, keys)) * 4 > MAX_KEY_BYTES:
         raise _NotPlain
 
 
