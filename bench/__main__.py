@@ -15,7 +15,8 @@ from sequencer import SequencerError
 from sequencer.console import KNOWN_FAILURES, Failure, one_line, reported
 
 SECTIONS = {
-    "How fast": ("throughput", "matrix", "ceiling", "at-least-once", "append"),
+    "How fast": ("throughput", "matrix", "ceiling", "at-least-once", "latency", "append"),
+    "Beside what else one would pick": ("alternatives",),
     "When something dies": ("takeover", "restart", "recovery"),
     "Parts, without a broker": ("micro", "verify"),
     "Results": ("compare", "table", "plots"),
