@@ -97,7 +97,8 @@ async def _appends(
                     runs.append(await _in_turns(store, publisher, plan.round_trips, f"trip-{run}"))
                     progress.advance(task)
             for run in range(plan.runs):
-                runs[run] |= await _many(store, plan, f"many-{run}")
+                many = await appends_at_once(store, f"many-{run}", at_once=plan.at_once, appends=plan.appends)
+                runs[run] |= many
                 progress.advance(task)
         sequencer.stop()
     finally:
@@ -157,9 +158,9 @@ def _message(key: str, number: int) -> tuple[bytes, bytes]:
     return SingleMessageMetadata(partition_key=key, payload_size=len(payload)).SerializeToString(), payload
 
 
-async def _many(store: EventStore[object], plan: Plan, name: str) -> Figures:
-    """So many tasks, each with an aggregate of its own, whose version it knows."""
-    left = iter(range(plan.appends))
+async def appends_at_once(store: EventStore[object], name: str, *, at_once: int, appends: int) -> Figures:
+    """So many tasks, each with an aggregate of its own, NAME-0 and on, whose version it knows: all appends of them."""
+    left = iter(range(appends))
     took: list[float] = []
 
     async def work(key: str) -> None:
@@ -171,15 +172,15 @@ async def _many(store: EventStore[object], plan: Plan, name: str) -> Figures:
 
     cpu_s, began_s = _cpu_s(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for number in range(plan.at_once):
+        for number in range(at_once):
             group.create_task(work(f"{name}-{number}"))
     seconds = time.perf_counter() - began_s
     took.sort()
     return {
-        "appends_per_s": round(plan.appends / seconds),
+        "appends_per_s": round(appends / seconds),
         "append_at_once_ms": round(took[len(took) // 2], 1),
         "append_at_once_p99_ms": round(took[len(took) * 99 // 100], 1),
-        "client_cpu_us_per_append": round((_cpu_s() - cpu_s) / plan.appends * 1e6, 1),
+        "client_cpu_us_per_append": round((_cpu_s() - cpu_s) / appends * 1e6, 1),
     }
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
-from bench import append, recovery, takeover, throughput
+from bench import alternatives, append, latency, recovery, takeover, throughput
 from bench.numbered import Numbered
+from bench.outbox_latency import LatencyPlan
+from bench.sql_store import Stored
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -85,3 +87,38 @@ def test_append(broker: EmbeddedBroker, tmp_path: Path) -> None:
     figures = append.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
     assert all(figures[name]["median"] > 0 for name in ("append_ms", "visible_ms", "appends_per_s"))
     assert figures["with_to_without_replies"]["median"] > 0
+
+
+def test_alternatives(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    plan = alternatives.Plan(
+        appends=40,
+        batched=2_000,
+        published=2_000,
+        latency=LatencyPlan(rate=100, events=20, warm_up_events=20, runs=1),
+        runs=1,
+        stored=Stored(aggregates=1_000, event_bytes=160),
+        connections=(1, 2),
+    )
+    measured = alternatives.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
+    rates = [point.figures["events_per_s"]["median"] for point in measured.points if "system" in point.at]
+    assert len(rates) == 12
+    assert all(rate > 0 for rate in rates)
+    latencies = [point.figures["p50_ms"]["median"] for point in measured.points if "path" in point.at]
+    assert len(latencies) == 3
+    assert all(latency > 0 for latency in latencies)
+    assert measured.postgres_version
+
+
+def test_latency(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    plan = latency.Plan(rates=(200, 2_000), seconds=0.2, events_min=40, warm_up_seconds=0.1, runs=1, aggregates=100)
+    results = latency.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
+    assert [run.latency.get_total_count() for found in results for run in (*found.plain, *found.sequenced)] == [
+        40,
+        40,
+        400,
+        400,
+    ]
+    points = latency.series(results)
+    assert [point.at["path"] for point in points] == ["plain", "sequenced", "ratio"] * 2
+    assert all(point.figures["p50_ms"]["median"] > 0 for point in points if point.at["path"] != "ratio")
+    assert all(point.figures["merged_p50_ratio"]["median"] > 1 for point in points if point.at["path"] == "ratio")
