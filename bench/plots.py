@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from bench.charts import Bar, Curve, Draw, bars, curves, distribution, save
 from bench.origin import ROOT
-from bench.report import Spread
+from bench.report import At, Spread
 from bench.result import RESULTS, Result, read_results
 from sequencer import SequencerError
 
-PLOTS = ROOT / "docs" / "benchmarks"
+DIRECTORY = ROOT / "docs" / "benchmarks"
 EVENTS_PER_S = "events per second"
-OURS, REFERENCE, OTHER, ANOTHER = 0, 1, 2, 3
+OURS, REFERENCE, OTHER = 0, 1, 2
 """Colours."""
-
-Results = Mapping[str, Result]
-"""By their benchmarks' names."""
 
 
 class NothingToDraw(SequencerError):
     """There is no result at all."""
 
 
-def plots(results: Results) -> Iterator[tuple[str, Draw]]:
-    """Every plot that these results are enough for: its name, and how to draw it."""
-    for benchmark, plot in PLOT_OF.items():
-        if result := results.get(benchmark):
-            yield benchmark, plot(result)
+class Plot(NamedTuple):
+    """What is drawn of a benchmark's result."""
+
+    name: str
+    """Of its files."""
+    benchmark: str
+    of: Callable[[Result], Draw]
+
+
+def plots(results: Mapping[str, Result]) -> Iterator[tuple[str, Draw]]:
+    """Every plot that these results, by their benchmarks' names, are enough for: its name, and how to draw it."""
+    for plot in PLOTS:
+        if result := results.get(plot.benchmark):
+            yield plot.name, plot.of(result)
 
 
 def _ceiling(result: Result) -> Draw:
@@ -68,6 +75,44 @@ def _latency(result: Result) -> Draw:
     return curves(title, "events per second", {"milliseconds": lines}, log_y=True)
 
 
+def _alternatives(result: Result) -> Draw:
+    rows = []
+    for point in result.series:
+        at = point.at
+        match at.get("system"):
+            case "table" | "outbox" as system:
+                label = f"{'PostgreSQL' if system == 'table' else 'with outbox, relayed'}: {_shape(at)}"
+                rows.append(Bar(label, point.figures["events_per_s"], REFERENCE if system == "table" else OTHER))
+            case "append":
+                rows.append(Bar(f"sequencer: {_appends(int(at['at_once']))}", point.figures["events_per_s"], OURS))
+            case "publish":
+                rows.append(Bar("sequencer: published", point.figures["events_per_s"], OURS))
+    return bars("An event store on PostgreSQL, and the sequencer", EVENTS_PER_S, rows)
+
+
+def _shape(at: At) -> str:
+    connections = f"{at['connections']} connection{'s' if at['connections'] != 1 else ''}"
+    return connections if at["per_transaction"] == 1 else f"{connections}, batches of {at['per_transaction']:,}"
+
+
+def _appends(at_once: int) -> str:
+    return "appends, one after the other" if at_once == 1 else f"{at_once:,} appends at once"
+
+
+def _alternatives_latency(result: Result) -> Draw:
+    labels = {
+        "plain": ("publish and consume", REFERENCE),
+        "sequenced": ("sequencer", OURS),
+        "outbox": ("PostgreSQL and outbox", OTHER),
+    }
+    rows = []
+    for point in result.series:
+        if path := str(point.at.get("path", "")):
+            label, colour = labels[path]
+            rows += [Bar(f"{label}, {name}", point.figures[f"{name}_ms"], colour) for name in ("p50", "p99")]
+    return bars("From when an event is due to its arrival at a consumer", "milliseconds", rows)
+
+
 def _takeover(result: Result) -> Draw:
     steps = {"first new commit": "first_commit_ms", "granted": "granted_ms", "sequencing": "sequencing_ms"}
     values = {label: result.figures[name]["values"] for label, name in steps.items()}
@@ -85,13 +130,15 @@ def _curve(result: Result, x: str, figure: str, at: Mapping[str, object]) -> lis
     ]
 
 
-PLOT_OF = {
-    "ceiling": _ceiling,
-    "at-least-once": _at_least_once,
-    "matrix": _matrix,
-    "latency": _latency,
-    "takeover": _takeover,
-}
+PLOTS = (
+    Plot("ceiling", "ceiling", _ceiling),
+    Plot("at-least-once", "at-least-once", _at_least_once),
+    Plot("matrix", "matrix", _matrix),
+    Plot("latency", "latency", _latency),
+    Plot("alternatives", "alternatives", _alternatives),
+    Plot("alternatives-latency", "alternatives", _alternatives_latency),
+    Plot("takeover", "takeover", _takeover),
+)
 
 
 @click.command("plots")
@@ -104,7 +151,7 @@ PLOT_OF = {
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=PLOTS,
+    default=DIRECTORY,
     help="The directory for the plots.  [default: docs/benchmarks]",
 )
 def command(results: Path, out: Path) -> None:

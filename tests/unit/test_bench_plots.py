@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench import at_least_once, ceiling, matrix, takeover
+from bench import at_least_once, ceiling, matrix, outbox_latency, takeover
 from bench.__main__ import bench
 from bench.charts import DARK, LIGHT, Bar, Curve, bars, curves, save
-from bench.plots import PLOT_OF
+from bench.plots import PLOTS
 from bench.report import Point, hand_over, spread, spreads
 from bench.run import SEQUENCER, Run
 
@@ -43,19 +43,28 @@ def results(tmp_path: Path) -> Path:
         {"rate": rate, "path": path} for rate in (10, 1000) for path in ("plain", "sequenced")
     ]
     write(directory, "latency", {}, points(paths, {"p50_ms": 1.0, "p99_ms": 2.0, "p99.9_ms": 3.0}))
+    systems: list[Mapping[str, str | int]] = [
+        {"system": "table", "connections": 1, "per_transaction": 1},
+        {"system": "outbox", "connections": 8, "per_transaction": 1000},
+        {"system": "append", "at_once": 1000},
+        {"system": "publish", "batch": 500},
+    ]
+    ways: list[Mapping[str, str | int]] = [{"path": path, "rate": 100} for path in outbox_latency.PATHS]
+    measured = points(systems, {"events_per_s": 1000}) + points(ways, {"p50_ms": 1.0, "p99_ms": 2.0})
+    write(directory, "alternatives", {}, measured)
     return directory
 
 
 def draw(results: Path, out: Path) -> dict[str, bytes]:
     done = CliRunner().invoke(bench, ["plots", "--results", str(results), "--out", str(out)])
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.split() == [str(out / f"{name}{mode}.svg") for name in PLOT_OF for mode in ("", "-dark")]
+    assert done.stdout.split() == [str(out / f"{name}{mode}.svg") for name, *_ in PLOTS for mode in ("", "-dark")]
     return {file.name: file.read_bytes() for file in out.iterdir()}
 
 
 def test_every_plot_is_drawn_and_the_same_again(results: Path, tmp_path: Path) -> None:
     first, second = draw(results, tmp_path / "a"), draw(results, tmp_path / "b")
-    assert len(first) == 2 * len(PLOT_OF)
+    assert len(first) == 2 * len(PLOTS)
     assert first == second
     for name, text in first.items():
         mine, others = (DARK, LIGHT) if name.endswith("-dark.svg") else (LIGHT, DARK)
