@@ -21,7 +21,7 @@ WRITE_ROWS = 50_000
 """Rows in one batch."""
 
 STRIDE = 7_368_787
-"""Prime. Each row is that of the aggregate so many further on, round and round, until all have had their turn."""
+"""Each row is that of the aggregate so many further on, or a few more, until all have had their turn."""
 
 TEMPLATE = "template"
 """The identity of an index that has no topic."""
@@ -30,11 +30,13 @@ TEMPLATE = "template"
 def build(directory: Path, numbers: Sequence[int]) -> None:
     """Fill an index with these aggregates. Ten million take about 20 s."""
     count = len(numbers)
-    assert math.gcd(STRIDE, count) == 1, count
+    stride = STRIDE
+    while math.gcd(stride, count) > 1:
+        stride += 1
     with VersionIndex.open(directory, identity=TEMPLATE) as index:
         for first in range(0, count, WRITE_ROWS):
             places = range(first, min(first + WRITE_ROWS, count))
-            tails = {key_of(numbers[place * STRIDE % count]): 0 for place in places}
+            tails = {key_of(numbers[place * stride % count]): 0 for place in places}
             index.apply(tails, {}, accepted_at_ms=0, checkpoint=None)
         index.apply({}, {}, accepted_at_ms=0, checkpoint=START.to_bytes())
 
