@@ -44,7 +44,7 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.
 WARM_UP_RATE_MIN = 1_000
 """Events per second: at a lower rate Java would still interpret much of the broker when the first run begins."""
 
-LEAD_S = 0.5
+LEAD_S = 0.25
 """From the moment at which everybody is ready to the first event."""
 
 
