@@ -18,7 +18,7 @@ SECTIONS = {
     "How fast": ("throughput", "matrix", "ceiling", "at-least-once", "latency", "append"),
     "Beside what else one would pick": ("alternatives",),
     "When something dies": ("takeover", "restart", "recovery"),
-    "Parts, without a broker": ("micro", "verify"),
+    "Parts, without a broker": ("micro", "growth", "verify"),
     "Results": ("compare", "table", "plots"),
 }
 """All commands, each that of the module with its name: "at-least-once" is `bench/at_least_once.py`."""

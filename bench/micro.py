@@ -9,7 +9,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rich.progress import Progress
 
 from bench.micro_run import name_of
 from bench.micro_steps import STEPS
-from bench.report import Spread, hand_over, spread
+from bench.report import Point, Spread, hand_over, spread
 from bench.stage import json_option, progress_bar
 
 VALUES_PER_PROCESS = 3
@@ -44,8 +43,8 @@ class Plan:
     value_s: float = MIN_VALUE_S
 
 
-def measure(plan: Plan, progress: Progress) -> dict[str, Spread]:
-    """ns per event, by step and events per entry.
+def measure(plan: Plan, progress: Progress) -> list[Point]:
+    """ns per event of every step, for each number of events per entry.
 
     Raises:
         RuntimeError: a step failed; its traceback is on standard error.
@@ -62,7 +61,7 @@ def measure(plan: Plan, progress: Progress) -> dict[str, Spread]:
         if process.returncode:
             raise RuntimeError(f"pyperf ended with {process.returncode}")
         suite = pyperf.BenchmarkSuite.load(str(file))
-    return {name: _nanoseconds(suite.get_benchmark(name).get_values()) for name in names}
+    return [Point({"events_per_entry": events}, _figures(plan, suite, events)) for events in plan.batches]
 
 
 def _command(plan: Plan) -> list[str]:
@@ -71,8 +70,12 @@ def _command(plan: Plan) -> list[str]:
     return [sys.executable, "-m", "bench.micro_run", "--quiet", *map(str, ours), *map(str, pyperfs)]
 
 
-def _nanoseconds(seconds: Sequence[float]) -> Spread:
-    return spread([round(value * NS_PER_S, 1) for value in seconds])
+def _figures(plan: Plan, suite: pyperf.BenchmarkSuite, events: int) -> dict[str, Spread]:
+    figures = {}
+    for step in plan.steps:
+        seconds = suite.get_benchmark(name_of(step, events)).get_values()
+        figures[f"{step}_ns"] = spread([round(value * NS_PER_S, 1) for value in seconds])
+    return figures
 
 
 @click.command("micro")
@@ -99,6 +102,5 @@ def command(
     """
     plan = Plan(steps or tuple(STEPS), event_bytes, batches, processes)
     with progress_bar() as progress:
-        figures = measure(plan, progress)
-    title = f"micro, ns per event of {event_bytes} bytes, by events per entry"
-    hand_over("micro", title, asdict(plan), figures, json_file)
+        series = measure(plan, progress)
+    hand_over("micro", f"micro, ns per event of {event_bytes} bytes", asdict(plan), {}, json_file, series=series)

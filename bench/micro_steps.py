@@ -7,8 +7,7 @@ put back in place between two of them is not timed.
 from __future__ import annotations
 
 import random
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,11 +17,12 @@ from types import MappingProxyType
 import google_crc32c
 from msgspec.structs import replace
 
-from bench.workload import Workload, batch
+from bench.workload import Mode, Workload, batch, key_of
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import read_entry
+from sequencer.entries import read_entry, read_submitted
 from sequencer.event import Accepted, Flawed, Submission, binary_envelope, structured_envelope
 from sequencer.packing import Output, accepted_messages, pack
+from sequencer.plain import AcceptedRun, PlainBatch
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.frames import DEFAULT_MAX_MESSAGE_BYTES, Entry, FrameDecoder, encode_payload_head
 from sequencer.pulsar.pulsar_api_pb2 import (
@@ -41,7 +41,6 @@ AGGREGATES = 100_000
 FILLING_EVENTS = 4_000
 """Written to the index at a time before anything is timed."""
 
-CHECKPOINT = bytes(24)
 LIMIT_BYTES = DEFAULT_MAX_MESSAGE_BYTES
 SENDERS_FIELDS = MessageMetadata(producer_name="bench", sequence_id=1, publish_time=1).SerializeToString()
 
@@ -51,7 +50,11 @@ Timer = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Material:
-    """One submitted entry of so many events, in every state on its way. `directory` is for an index, and empty."""
+    """One submitted entry of so many events, in every state on its way. `directory` is for an index, and empty.
+
+    Its events are the second ones of aggregates drawn from all that the index has. One event is in no batch, as a
+    publisher sends it that makes none.
+    """
 
     events: int
     event_bytes: int
@@ -59,67 +62,68 @@ class Material:
 
     @cached_property
     def structured(self) -> Output:
-        """The entry, of aggregates that exist nowhere yet."""
-        (output,) = Workload(self.events, self.event_bytes, self.events, batch_messages=self.events).batches()
-        return output
+        """The entry in structured mode."""
+        return self._submitted("structured")
 
     @cached_property
     def binary(self) -> Output:
-        """The same with the id and the expected version as properties, and a payload that nobody opens."""
-        parts = []
-        for number in range(self.events):
-            single = SingleMessageMetadata(partition_key=f"aggregate-{number}", payload_size=self.event_bytes)
-            single.properties.add(key="id", value=str(uuid.uuid4()))
-            single.properties.add(key="version", value="-1")
-            parts.append((single.SerializeToString(), b"x" * self.event_bytes))
-        return batch(parts)
+        """The same in binary mode."""
+        return self._submitted("binary")
+
+    def _submitted(self, mode: Mode) -> Output:
+        workload = Workload(
+            self.events, self.event_bytes, AGGREGATES, batch_messages=self.events, mode=mode, existing=True
+        )
+        (output,) = workload.batches()
+        return output
 
     def entry(self, output: Output) -> Entry:
         """An entry as it is delivered: it has been through a frame."""
         (entry,) = _received(FrameDecoder(), _frame(output))
         return entry
 
-    def messages(self, output: Output) -> list[tuple[SingleMessageMetadata, bytes]]:
-        """Metadata and payload of every message."""
-        return [(single, payload) for single, _, payload in split_batch(output.payload, output.num_messages)]
+    def one_by_one(self, output: Output) -> list[Submission]:
+        """What every message of an entry asks for."""
+        read = read_entry(self.entry(output), LIMIT_BYTES)
+        return [submission for submission in read if isinstance(submission, Submission)]
 
     @cached_property
-    def submissions(self) -> list[Submission | Flawed]:
-        """What the entry asks for."""
-        return read_entry(self.entry(self.structured), LIMIT_BYTES)
+    def submissions(self) -> Sequence[Submission | Flawed | PlainBatch]:
+        """What the entry asks for, as the sequencer reads it."""
+        return read_submitted(self.entry(self.structured), LIMIT_BYTES)
 
     def decided(self) -> Decided:
         """All of it accepted."""
-        return _overlay(-1).decide(self.submissions)
+        return _overlay().decide(self.submissions)
+
+    def accepted(self) -> list[Accepted | AcceptedRun]:
+        """The same: outcomes."""
+        return [outcome for outcome in self.decided().outcomes if isinstance(outcome, Accepted | AcceptedRun)]
 
     def index(self) -> VersionIndex:
         """An index of AGGREGATES, all of them in table files: what was written lately, the overlay knows."""
         with VersionIndex.open(self.directory / "index", identity="bench") as index:
             for first in range(0, AGGREGATES, FILLING_EVENTS):
-                keys = [f"aggregate-{number}" for number in range(first, first + FILLING_EVENTS)]
-                index.apply(*_changes(keys), accepted_at_ms=1, checkpoint=CHECKPOINT)
+                _apply(index, *_changes([key_of(number) for number in range(first, first + FILLING_EVENTS)]))
         return VersionIndex.open(self.directory / "index", identity="bench")
 
     def keys(self, chance: random.Random) -> list[str]:
         """As many aggregates of the index."""
-        return [f"aggregate-{number}" for number in chance.sample(range(AGGREGATES), self.events)]
+        return [key_of(number) for number in chance.sample(range(AGGREGATES), self.events)]
 
 
 class _Known:
-    """An index of which nothing is measured: every aggregate has the same tail, no id was accepted."""
-
-    def __init__(self, tail: int) -> None:
-        self._tail = tail
+    """An index that costs nothing: every aggregate has its first event, no id was accepted."""
 
     def tails(self, keys: Sequence[str]) -> list[int]:
-        return [self._tail] * len(keys)
+        return [0] * len(keys)
 
     def accepted(self, event_id: bytes, key: str) -> None:
         return None
 
 
-def _overlay(tail: int) -> Overlay:
-    return Overlay(_Known(tail), partition=0, partitions=1, next_sequence=0)
+def _overlay() -> Overlay:
+    return Overlay(_Known(), partition=0, partitions=1, next_sequence=0)
 
 
 def _frame(output: Output) -> bytes:
@@ -178,42 +182,49 @@ def frame_decode(material: Material) -> Timer:
 
 
 def batch_parse(material: Material) -> Timer:
-    """An entry's payload -> metadata and payload of its messages."""
-    output = material.structured
+    """A batch -> metadata and payload of its messages, one by one."""
+    parts = [(submission.head, submission.payload) for submission in material.one_by_one(material.structured)]
+    output = batch(parts)
     return _repeat(lambda: list(split_batch(output.payload, output.num_messages)))
 
 
 def envelope_structured(material: Material) -> Timer:
     """A message's JSON -> its id and expected version."""
-    payloads = [payload for _, payload in material.messages(material.structured)]
+    payloads = [submission.payload for submission in material.one_by_one(material.structured)]
     return _repeat(lambda: [structured_envelope(payload) for payload in payloads])
 
 
 def envelope_binary(material: Material) -> Timer:
     """A message's properties -> its id and expected version."""
-    found = [single.properties for single, _ in material.messages(material.binary)]
+    heads = [submission.head for submission in material.one_by_one(material.binary)]
+    found = [SingleMessageMetadata.FromString(head).properties for head in heads]
     return _repeat(lambda: [binary_envelope({field.key: field.value for field in fields}) for fields in found])
 
 
 def read_structured(material: Material) -> Timer:
-    """An entry -> submissions: the batch, every envelope, every check."""
+    """An entry -> submissions, by columns where it is a batch: the messages, every envelope, every check."""
     entry = material.entry(material.structured)
-    return _repeat(lambda: read_entry(entry, LIMIT_BYTES))
+    return _repeat(lambda: read_submitted(entry, LIMIT_BYTES))
 
 
 def read_binary(material: Material) -> Timer:
     """The same in binary mode."""
     entry = material.entry(material.binary)
+    return _repeat(lambda: read_submitted(entry, LIMIT_BYTES))
+
+
+def read_one_by_one(material: Material) -> Timer:
+    """`read_structured` of a batch that is unusual in any way."""
+    entry = material.entry(material.structured)
     return _repeat(lambda: read_entry(entry, LIMIT_BYTES))
 
 
 def decide_known(material: Material) -> Timer:
     """Submissions -> outcomes, where the overlay holds every tail. All are accepted."""
-
-    refused = [replace(one, expected=7) for one in material.submissions if type(one) is Submission]
+    refused = [replace(submission, expected=7) for submission in material.one_by_one(material.structured)]
 
     def prepare() -> Callable[[], object]:
-        overlay = _overlay(-1)
+        overlay = _overlay()
         overlay.applied(overlay.decide(refused))
         return lambda: overlay.decide(material.submissions)
 
@@ -221,20 +232,19 @@ def decide_known(material: Material) -> Timer:
 
 
 def decide_unknown(material: Material) -> Timer:
-    """The same where it holds none: with one look-up in an index that costs nothing."""
-    return _repeat_on(lambda: partial(_overlay(-1).decide, material.submissions))
+    """The same where it holds none, and asks an index that costs nothing."""
+    return _repeat_on(lambda: partial(_overlay().decide, material.submissions))
 
 
 def messages(material: Material) -> Timer:
     """Accepted outcomes -> the metadata of their messages."""
-    outcomes = [outcome for outcome in material.decided().outcomes if type(outcome) is Accepted]
-    return _repeat(lambda: accepted_messages(outcomes))
+    outcomes = material.accepted()
+    return _repeat(lambda: [accepted_messages(outcome) for outcome in outcomes])
 
 
 def packing(material: Material) -> Timer:
     """Messages -> an entry's metadata and payload."""
-    outcomes = [outcome for outcome in material.decided().outcomes if type(outcome) is Accepted]
-    accepted = accepted_messages(outcomes)
+    accepted = [accepted_messages(outcome) for outcome in material.accepted()]
     return _repeat(lambda: list(pack(accepted, LIMIT_BYTES)))
 
 
@@ -248,9 +258,13 @@ def frame_encode(material: Material) -> Timer:
 # --- The index ---
 
 
-def _changes(keys: Sequence[str]) -> tuple[Mapping[str, int], Mapping[tuple[bytes, str], tuple[int, int]]]:
-    ids = {(random.randbytes(16), key): (0, number) for number, key in enumerate(keys)}
-    return dict.fromkeys(keys, 0), ids
+def _changes(keys: Sequence[str]) -> tuple[Mapping[str, int], list[tuple[bytes, str, int, int]]]:
+    """What the first event of each of these aggregates changes."""
+    return dict.fromkeys(keys, 0), [(random.randbytes(16), key, 0, number) for number, key in enumerate(keys)]
+
+
+def _apply(index: VersionIndex, tails: Mapping[str, int], ids: Iterable[tuple[bytes, str, int, int]]) -> None:
+    index.apply(tails, ids, accepted_at_ms=1, checkpoint=bytes(24))
 
 
 def index_hit(material: Material) -> Timer:
@@ -280,11 +294,7 @@ def index_apply(material: Material) -> Timer:
     """Tails, ids and the checkpoint of aggregates that exist, in one batch."""
     index, chance = material.index(), random.Random(1)
 
-    def prepare() -> Callable[[], object]:
-        tails, ids = _changes(material.keys(chance))
-        return lambda: index.apply(tails, ids, accepted_at_ms=1, checkpoint=CHECKPOINT)
-
-    return _repeat_on(prepare)
+    return _repeat_on(lambda: partial(_apply, index, *_changes(material.keys(chance))))
 
 
 STEPS: Mapping[str, Callable[[Material], Timer]] = MappingProxyType(
@@ -296,6 +306,7 @@ STEPS: Mapping[str, Callable[[Material], Timer]] = MappingProxyType(
         "envelope_binary": envelope_binary,
         "read_structured": read_structured,
         "read_binary": read_binary,
+        "read_one_by_one": read_one_by_one,
         "index_tails_hit": index_hit,
         "index_tails_miss": index_miss,
         "index_id_miss": index_id_miss,

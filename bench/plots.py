@@ -113,12 +113,36 @@ def _alternatives_latency(result: Result) -> Draw:
     return bars("From when an event is due to its arrival at a consumer", "milliseconds", rows)
 
 
+def _micro(result: Result) -> Draw:
+    """The largest batches only: those under load."""
+    batch = f" / {max(result.workload['batches'])}"
+    steps = {name.removesuffix(batch): found for name, found in result.figures.items() if name.endswith(batch)}
+    rows = [Bar(name.replace("_", " "), found) for name, found in steps.items()]
+    return bars(f"Each step by itself, in batches of{batch.removeprefix(' /')}", "nanoseconds per event", rows)
+
+
 def _takeover(result: Result) -> Draw:
     steps = {"first new commit": "first_commit_ms", "granted": "granted_ms", "sequencing": "sequencing_ms"}
     values = {label: result.figures[name]["values"] for label, name in steps.items()}
     struck = "SIGSTOP" if result.workload["freeze"] else "kill -9"
     title = f"Takeover: {result.figures['first_commit_ms']['runs']} rounds at {result.workload['rate']:,} events/s"
     return distribution(title, f"milliseconds since {struck}", "share of rounds", values)
+
+
+def _growth(result: Result) -> Draw:
+    kinds = list(dict.fromkeys(str(point.at["access"]) for point in result.series))
+
+    def lines(figure: str) -> list[Curve]:
+        found = [_curve(result, "aggregates", figure, {"access": kind}) for kind in kinds]
+        return [Curve(kind, points, colour) for colour, (kind, points) in enumerate(zip(kinds, found, strict=True))]
+
+    limit = Curve("limit", _curve(result, "aggregates", "limit_mib", {"access": kinds[0]}), OTHER, ":")
+    panels = {
+        EVENTS_PER_S: lines("events_per_s"),
+        "bytes per aggregate": lines("tails_bytes_per_aggregate"),
+        "memory, MiB": [*lines("memory_mib"), limit],
+    }
+    return curves("The index as it grows: look-ups, decisions, writes", "aggregates", panels)
 
 
 def _curve(result: Result, x: str, figure: str, at: Mapping[str, object]) -> list[tuple[float, Spread]]:
@@ -138,6 +162,8 @@ PLOTS = (
     Plot("alternatives", "alternatives", _alternatives),
     Plot("alternatives-latency", "alternatives", _alternatives_latency),
     Plot("takeover", "takeover", _takeover),
+    Plot("micro", "micro", _micro),
+    Plot("growth", "growth", _growth),
 )
 
 

@@ -9,6 +9,8 @@ from rich.progress import Progress
 
 from bench import micro
 from bench.micro_steps import STEPS, Material
+from sequencer.event import Accepted
+from sequencer.plain import AcceptedRun
 
 
 @pytest.mark.parametrize("events", [1, 20])
@@ -20,15 +22,20 @@ def test_a_step_can_be_repeated(step: str, events: int, tmp_path: Path, monkeypa
     assert timer(2) > 0
 
 
-def test_every_submission_is_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("events", [1, 20])
+def test_every_submission_is_accepted(events: int, tmp_path: Path) -> None:
     """Rejections would take another way than the one that is timed."""
-    material = Material(20, 160, tmp_path)
-    assert len(material.decided().tails) == 20
-    assert [single.partition_key for single, _ in material.messages(material.binary)] == list(material.decided().tails)
+    material = Material(events, 160, tmp_path)
+    (accepted,) = material.accepted()
+    assert material.decided().messages == len(material.decided().ids.keys) == events
+    assert isinstance(accepted, AcceptedRun if events > 1 else Accepted)
+    assert len(material.one_by_one(material.binary)) == events
 
 
 def test_figures_come_back_in_the_order_of_the_plan() -> None:
     plan = micro.Plan(("checksum", "batch_parse"), event_bytes=160, batches=(20, 1), processes=1, value_s=0.001)
-    figures = micro.measure(plan, Progress(disable=True))
-    assert list(figures) == ["checksum / 20", "batch_parse / 20", "checksum / 1", "batch_parse / 1"]
-    assert all(figure["min"] > 0 for figure in figures.values())
+    points = micro.measure(plan, Progress(disable=True))
+    assert [point.at["events_per_entry"] for point in points] == [20, 1]
+    for point in points:
+        assert list(point.figures) == ["checksum_ns", "batch_parse_ns"]
+        assert all(figure["min"] > 0 for figure in point.figures.values())

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from bench import at_least_once, ceiling, matrix, outbox_latency, takeover
 from bench.__main__ import bench
 from bench.charts import DARK, LIGHT, Bar, Curve, bars, curves, save
+from bench.micro_run import name_of
 from bench.plots import PLOTS
 from bench.report import Point, hand_over, spread, spreads
 from bench.run import SEQUENCER, Run
@@ -26,7 +27,7 @@ def points(kinds: Iterable[Mapping[str, str | int]], figures: Mapping[str, float
 
 
 def write(directory: Path, benchmark: str, figures: Mapping[str, float], series: Iterable[Point] = ()) -> None:
-    workload = {"rate": 2000, "freeze": False}
+    workload = {"rate": 2000, "freeze": False, "batches": [1, 500]}
     hand_over(benchmark, "title", workload, spreads([figures]), directory / f"{benchmark}.json", series=list(series))
 
 
@@ -37,6 +38,7 @@ def results(tmp_path: Path) -> Path:
     write(directory, "ceiling", ceiling._figures(RUN, RUN))
     write(directory, "at-least-once", at_least_once._figures(RUN, RUN))
     write(directory, "takeover", dict.fromkeys([*takeover.STEPS, "first_commit_ms"], 5.0))
+    write(directory, "micro", {name_of(step, events): 5.0 for events in (500, 1) for step in ("pack", "read")})
     cells = [matrix._at(cell, SEQUENCER) for cell in matrix.cells(1000)]
     write(directory, "matrix", {}, points(cells, RUN.figures()))
     paths: list[Mapping[str, str | int]] = [
@@ -50,6 +52,11 @@ def results(tmp_path: Path) -> Path:
         {"system": "publish", "batch": 500},
     ]
     ways: list[Mapping[str, str | int]] = [{"path": path, "rate": 100} for path in outbox_latency.PATHS]
+    growing: list[Mapping[str, str | int]] = [
+        {"access": access, "aggregates": size} for access in ("uniform", "zipf") for size in (100_000, 1_000_000)
+    ]
+    grown = {"events_per_s": 1e5, "tails_bytes_per_aggregate": 60.0, "memory_mib": 80.0, "limit_mib": 90.0}
+    write(directory, "growth", {}, points(growing, grown))
     measured = points(systems, {"events_per_s": 1000}) + points(ways, {"p50_ms": 1.0, "p99_ms": 2.0})
     write(directory, "alternatives", {}, measured)
     return directory
