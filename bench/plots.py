@@ -115,10 +115,13 @@ def _alternatives_latency(result: Result) -> Draw:
 
 def _micro(result: Result) -> Draw:
     """The largest batches only: those under load."""
-    batch = f" / {max(result.workload['batches'])}"
-    steps = {name.removesuffix(batch): found for name, found in result.figures.items() if name.endswith(batch)}
-    rows = [Bar(name.replace("_", " "), found) for name, found in steps.items()]
-    return bars(f"Each step by itself, in batches of{batch.removeprefix(' /')}", "nanoseconds per event", rows)
+    batch = max(result.workload["batches"])
+    rows = [
+        Bar(name.removesuffix(f" / {batch}").replace("_", " "), found)
+        for name, found in result.figures.items()
+        if name.endswith(f" / {batch}")
+    ]
+    return bars(f"Each step by itself, in batches of {batch:,}", "nanoseconds per event", rows)
 
 
 def _takeover(result: Result) -> Draw:
