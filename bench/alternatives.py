@@ -105,15 +105,7 @@ def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Pr
         advance = functools.partial(progress.advance, task)
         points = _in_turns(parts, plan.runs, advance)
         ways = outbox_latency.Ways(plain, topics.submitted_partition(0), topics.events_partition(0), outbox)
-        points += outbox_latency.measure(
-            plan.latency,
-            broker.service_url,
-            postgres.conninfo,
-            ways,
-            store,
-            plan.stored,
-            lambda: progress.advance(task),
-        )
+        points += outbox_latency.measure(plan.latency, broker, sequencer.pid, store, plan.stored, ways, advance)
         sequencer.stop()
     return Measured(postgres.version, points)
 

@@ -210,14 +210,14 @@ def series(results: Sequence[AtRate]) -> list[Point]:
     for rate, plain, sequenced, peak_memory_mib in results:
         memory = spreads([{"peak_memory_mib": round(peak_memory_mib, 1)}])
         points += [
-            Point({"rate": rate, "path": "plain"}, _figures(plain)),
-            Point({"rate": rate, "path": "sequenced"}, _figures(sequenced) | memory),
+            Point({"rate": rate, "path": "plain"}, figures(plain)),
+            Point({"rate": rate, "path": "sequenced"}, figures(sequenced) | memory),
             Point({"rate": rate, "path": "ratio"}, _ratio_figures(plain, sequenced)),
         ]
     return points
 
 
-def _figures(runs: Sequence[Run]) -> dict[str, Spread]:
+def figures(runs: Sequence[Run]) -> dict[str, Spread]:
     """Of the runs one by one, and `merged` of all their events together. CPU is per cent of one core."""
     one_by_one = [
         {

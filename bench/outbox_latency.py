@@ -1,7 +1,7 @@
-"""How long after its time an event is there, with an outbox whose relay is notified, beside the sequencer. Open loop.
+"""How long after its time an event is there, with an outbox whose relay is notified, beside the sequencer.
 
-The onlooker, the schedule and the publisher are those of the latency benchmark; in place of the publisher a writer
-appends to the SQL event store (due_appender.py). Each path has its turn in each run:
+The open loop is that of the latency benchmark, with the same onlooker; for the outbox a writer that appends to
+PostgreSQL (due_appender.py) takes the publisher's place. Each path has its turn in each run:
 
 - plain: published to a topic, consumed from it.
 - sequenced: published to `submitted_events`, consumed from `events`.
@@ -10,19 +10,15 @@ appends to the SQL event store (due_appender.py). Each path has its turn in each
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hdrh.histogram import HdrHistogram
-
-from bench.latency import LEAD_S, percentiles_ms
+from bench.latency import OpenLoop, Run, figures
 from bench.line_child import LineChild
-from bench.onlooker import empty_histogram
-from bench.report import Point, Spread, spreads
-from bench.schedule import NS_PER_S, Schedule
+from bench.report import Point
 from bench.sql_store import SqlStore, Stored
+from sequencer.broker import EmbeddedBroker
 
 PATHS = ("plain", "sequenced", "outbox")
 
@@ -35,33 +31,15 @@ class LatencyPlan:
     """What is measured of each path."""
 
     rate: int
-    """Events per second."""
+    """Events per second, each by itself."""
     events: int
     """Of one run."""
     warm_up_events: int
     runs: int
 
 
-class Route(NamedTuple):
-    """Where events of one path go in and come out, and who sends them."""
-
-    path: str
-    publisher: LineChild
-    published: str
-    consumed: str
-
-
-class Run(NamedTuple):
-    """One run of one path."""
-
-    latency: HdrHistogram
-    """Microseconds."""
-    sent_late_ms: float
-    """Of 99 of 100 events: how long after its time its publisher turned to it. It is part of the latency."""
-
-
 class Ways(NamedTuple):
-    """The topics."""
+    """The topics by which events come and go; nothing has been published there by this benchmark's publisher."""
 
     plain: str
     submitted: str
@@ -71,62 +49,36 @@ class Ways(NamedTuple):
 
 def measure(
     plan: LatencyPlan,
-    service_url: str,
-    conninfo: str,
-    ways: Ways,
+    broker: EmbeddedBroker,
+    sequencer_pid: int,
     store: SqlStore,
     stored: Stored,
-    advance: Callable[[], None],
+    ways: Ways,
+    advance: Callable[[], object],
 ) -> list[Point]:
     """One point for each path. Calls `advance` after each run, of the warm-up too."""
     with (
-        LineChild("bench.onlooker", service_url) as onlooker,
-        LineChild("bench.due_publisher", service_url, *stored) as publisher,
-        LineChild("bench.due_appender", conninfo, *stored) as writer,
+        LineChild("bench.onlooker", broker.service_url) as onlooker,
+        LineChild("bench.due_publisher", broker.service_url, *stored) as publisher,
+        LineChild("bench.due_appender", store.conninfo, *stored) as writer,
     ):
-        routes = (
-            Route("plain", publisher, ways.plain, ways.plain),
-            Route("sequenced", publisher, ways.submitted, ways.events),
-            Route("outbox", writer, ways.outbox, ways.outbox),
-        )
-        runs: dict[str, list[Run]] = {route.path: [] for route in routes}
+        published = OpenLoop(publisher, onlooker, {"broker": broker.pid, "sequencer": sequencer_pid})
+        appended = OpenLoop(writer, onlooker, {"broker": broker.pid, "relay": store.relay.pid})
+        runs: dict[str, list[Run]] = {path: [] for path in PATHS}
+        first = 0
         for number in range(plan.runs + 1):
             rate, events = (plan.rate, plan.events) if number else (WARM_UP_RATE, plan.warm_up_events)
-            first = plan.warm_up_events + (number - 1) * plan.events if number else 0
-            for route in routes:
-                relay = store.relay if route.publisher is writer else None
-                mine = store.number(events) if relay else first
-                runs[route.path].append(_run(route, onlooker, relay, first=mine, events=events, rate=rate))
-                advance()
-    return [Point({"path": path, "rate": plan.rate}, _figures(found[1:])) for path, found in runs.items()]
-
-
-def _run(route: Route, onlooker: LineChild, relay: LineChild | None, *, first: int, events: int, rate: int) -> Run:
-    """Send so many events, await them, and return when all have arrived."""
-    onlooker.tell(route.consumed)
-    route.publisher.tell(route.published)
-    onlooker.await_ready()
-    route.publisher.await_ready()
-    if relay:
-        relay.tell(f"{events} notified")
-        relay.await_ready()
-    schedule = Schedule(first, events, rate, time.monotonic_ns() + int(LEAD_S * NS_PER_S)).to_json()
-    onlooker.tell(schedule)
-    route.publisher.tell(schedule)
-    sent, seen = route.publisher.hear_report(), onlooker.hear_report()
-    if relay:
-        relay.hear_report()
-    return Run(HdrHistogram.decode(seen["histogram"]), sent["late_p99_ms"])
-
-
-def _figures(runs: Sequence[Run]) -> dict[str, Spread]:
-    """Percentiles of each run, and `merged` those of all runs together."""
-    together = empty_histogram()
-    for run in runs:
-        together.add(run.latency)
-    of_runs = [_percentiles(run.latency) | {"sent_late_p99_ms": round(run.sent_late_ms, 3)} for run in runs]
-    return spreads(of_runs) | spreads([{f"merged_{name}": value for name, value in _percentiles(together).items()}])
-
-
-def _percentiles(latency: HdrHistogram) -> dict[str, float]:
-    return {f"{name}_ms": value for name, value in percentiles_ms(latency).items()}
+            plain = published.run(ways.plain, ways.plain, first=first, events=events, rate=rate)
+            runs["plain"].append(plain)
+            advance()
+            sequenced = published.run(ways.submitted, ways.events, first=first, events=events, rate=rate)
+            runs["sequenced"].append(sequenced)
+            advance()
+            store.relay.tell(f"{events} notified")
+            store.relay.await_ready()
+            mine = store.number(events)
+            runs["outbox"].append(appended.run(ways.outbox, ways.outbox, first=mine, events=events, rate=rate))
+            store.relay.hear_report()
+            advance()
+            first += events
+    return [Point({"path": path, "rate": plan.rate}, figures(found[1:])) for path, found in runs.items()]

@@ -54,12 +54,13 @@ class SqlStore:
         """`topic` is where the outbox is relayed to; it exists and is empty. There are `connections` writers."""
         self._postgres, self._broker, self._topic, self._stored = postgres, broker, topic, stored
         self._connections = connections
+        self.conninfo = postgres.conninfo
         self._next = 0
         self._ending = ExitStack()
 
     def __enter__(self) -> Self:
         """Make the tables, and start everybody."""
-        conninfo, service_url = self._postgres.conninfo, self._broker.service_url
+        conninfo, service_url = self.conninfo, self._broker.service_url
         with ExitStack() as stack:
             self._fill()
             children = [LineChild("bench.appender", conninfo) for _ in range(self._connections)]
@@ -74,7 +75,7 @@ class SqlStore:
         self._ending.close()
 
     def _fill(self) -> None:
-        with psycopg.connect(self._postgres.conninfo, autocommit=True) as connection:
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
             create(connection)
             first = self.number(self._stored.aggregates)
             for begin in range(first, self._next, BATCH_EVENTS):
@@ -92,6 +93,7 @@ class SqlStore:
         Raises:
             RuntimeError: a conflict, where there can be none; or the broker has not every event once and in order.
         """
+        assert self._stored.aggregates % shape.connections == 0, "two writers would have an aggregate in common"
         first = self.number(events)
         writers = self._writers[: shape.connections]
         for number, writer in enumerate(writers):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pulsar
 import pytest
 
 from bench import postgres_programs
@@ -22,8 +23,12 @@ from bench.event_table import (
     create,
     event,
 )
+from bench.outbox_relay import Relay
 from bench.postgres import SETTINGS, Postgres
 from bench.postgres_programs import PostgresFailure
+from sequencer.admin import Admin
+from sequencer.broker import EmbeddedBroker
+from sequencer.official import official_client
 
 ROWS = [event(number, aggregates=10, event_bytes=160) for number in range(40)]
 
@@ -125,3 +130,25 @@ def test_a_relay_is_notified(postgres: Postgres, connection: Connection) -> None
         append(connection, APPEND_AND_NOTIFY, ROWS[0])
         (notice,) = relay.notifies(timeout=10, stop_after=1)
     assert notice.channel == CHANNEL
+
+
+def test_a_relay_that_fails_before_it_deletes_publishes_again(
+    connection: Connection, broker: EmbeddedBroker, namespace: str
+) -> None:
+    append_batch(connection, ROWS[:20], outbox=True)
+    connection.execute("CREATE RULE refused AS ON DELETE TO outbox DO INSTEAD SELECT 1 / 0")
+    topic = f"persistent://{namespace}/outbox"
+    with Admin(broker.admin_url) as admin:
+        admin.put(f"v2/persistent/{namespace}/outbox")
+    with official_client(broker.service_url, None) as client:
+        reader = client.create_reader(topic, pulsar.MessageId.earliest)
+        relay = Relay(connection, client.create_producer(topic))
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            relay.run(20, notified=False)
+        connection.execute("DROP RULE refused ON outbox")
+        append(connection, APPEND_WITH_OUTBOX, ROWS[20])
+        relay.run(21, notified=False)
+        published = [reader.read_next(10_000).data().decode() for _ in range(41)]
+        assert not reader.has_message_available()
+    assert published == [row.payload for row in (*ROWS[:20], *ROWS[:21])]
+    assert count(connection, "outbox") == 0
