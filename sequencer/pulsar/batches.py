@@ -48,8 +48,17 @@ def compress(kind: int, data: bytes) -> bytes:
             return bytes(cramjam.snappy.compress_raw(data))
 
 
+def _decompress_lz4(data: bytes, output: bytearray) -> int:
+    """cramjam guesses whether a block has its size before it, which in Pulsar it never has: it tries the one that it is
+    told, and then the other. Only a block whose first bytes are the very size that came out can be the other one."""
+    size: int = cramjam.lz4.decompress_block_into(data, output, output_len=len(output))
+    if data[:4] == size.to_bytes(4, "little"):
+        cramjam.lz4.decompress_block(data, output_len=len(output))  # this one does not guess: it refuses
+    return size
+
+
 _DECOMPRESS_INTO = {
-    Compression.LZ4: cramjam.lz4.decompress_block_into,
+    Compression.LZ4: _decompress_lz4,
     Compression.ZLIB: cramjam.zlib.decompress_into,
     Compression.ZSTD: cramjam.zstd.decompress_into,
     Compression.SNAPPY: cramjam.snappy.decompress_raw_into,

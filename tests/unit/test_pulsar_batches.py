@@ -120,3 +120,24 @@ def test_every_cut_of_a_batch_is_refused() -> None:
 def test_messages_before_the_damage_are_readable() -> None:
     data = join_batch([(head(b"one"), b"one"), (head(b"two"), b"two")])[:-1]
     assert [payload for _, _, payload in itertools.islice(split_batch(data, 2), 1)] == [b"one"]
+
+
+GUESSED_WRONGLY = (
+    b"\x00\x00\x00\xd3\x18\x04(\x00:(" + b"0" * 40 + b"@\xff\xff\xff\xff\xff\x01\n*\n\x02id\x12$e3e70682-c209-4cac-"
+    b"629f-6fbed82c07cd\n\x15\n\x06reason\x12\x0bmissing_key\nB\n\x06detail\x128a message needs a partition key: the id "
+    b"of its aggregate\n\x15\n\nsubmission\x12\x077:1:0:0None"
+)
+"""Compressed, it looks like a block of 191 bytes with its size before it, which can be decompressed just as well."""
+
+
+def test_an_lz4_block_that_looks_like_one_with_its_size_before_it() -> None:
+    compressed = compress(Compression.LZ4, GUESSED_WRONGLY)
+    assert decompress(Compression.LZ4, compressed, len(GUESSED_WRONGLY), 1000) == GUESSED_WRONGLY
+
+
+@pytest.mark.parametrize("off_by", [-1, 0, 1])
+def test_an_lz4_block_with_its_size_before_it_is_not_what_clients_write(off_by: int) -> None:
+    size = len(GUESSED_WRONGLY)
+    prefixed = (size + off_by).to_bytes(4, "little") + compress(Compression.LZ4, GUESSED_WRONGLY)
+    with pytest.raises(CorruptBatch):
+        decompress(Compression.LZ4, prefixed, size, 1000)
