@@ -1,0 +1,354 @@
+"""Which batches are read by columns, and which are left to be read message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sequencer.decide import Overlay
+from sequencer.entries import read_submitted
+from sequencer.event import MAX_KEY_BYTES, MAX_VERSION, OUTCOME_BYTES, Accepted, Forwarded, Reason, Rejected, Source
+from sequencer.plain import AcceptedRun, PlainBatch
+from sequencer.pulsar.batches import Compression
+from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
+from tests.judged import ids_of, read_all
+from tests.submitted import (
+    BINARY,
+    ID,
+    KEY,
+    MAX_MESSAGE_BYTES,
+    Message,
+    Properties,
+    batch,
+    encrypted,
+    event_id,
+    listed,
+    message,
+    raw_property,
+    single,
+    structured,
+)
+
+ID_BYTES = bytes.fromhex(ID.replace("-", ""))
+GOOD = structured(event_id("good"), version=4)
+REPLY_TO = "non-persistent://a/b/c"
+DEEP = b"[" * 5000 + b"]" * 5000
+"""Deeper than the decoder goes."""
+
+
+def read(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> PlainBatch:
+    read_all(entry, limit)
+    (plain,) = read_submitted(entry, limit)
+    assert isinstance(plain, PlainBatch)
+    return plain
+
+
+# --- what is read by columns ---
+
+
+def test_the_columns_of_a_structured_batch() -> None:
+    payloads = [structured(ID.upper(), "é", version=-1), GOOD, structured(version=None), structured()]
+    keys = ["a", "\N{SNOWMAN}", "k" * 256, "a"]
+    messages = [message(payload, key) for payload, key in zip(payloads, keys, strict=True)]
+    plain = read(batch(messages, schema_version=b"v1"))
+    assert plain.source == Source("7:3:0:", 0, b"v1", None)
+    assert list(plain.batch_indexes) == [0, 1, 2, 3]
+    assert (plain.keys, plain.payloads) == (keys, payloads)
+    assert plain.id_texts == [ID.upper(), event_id("good"), ID, ID]
+    assert [plain.event_ids[row] for row in (0, 2, 3)] == [ID_BYTES] * 3
+    assert plain.expected == [-1, 4, None, None]
+    assert plain.heads == plain.bare_heads == [head for head, _ in messages]
+
+
+def test_the_columns_of_a_binary_batch() -> None:
+    versions = [None, -1, 0, MAX_VERSION]
+    properties = [{"id": ID} | ({} if version is None else {"version": str(version)}) for version in versions]
+    messages = [message(b"\0\xff", properties=one, event_time=7, sequence_id=9) for one in properties]
+    plain = read(batch(messages))
+    assert (plain.id_texts, plain.event_ids, plain.expected) == ([ID] * 4, (ID_BYTES,) * 4, versions)
+    assert plain.heads == [head for head, _ in messages]
+    bare, _ = message(b"\0\xff", event_time=7, sequence_id=9)
+    assert plain.bare_heads == [bare] * 4
+
+
+def test_some_rows_of_a_batch() -> None:
+    for mode in ({}, BINARY):
+        plain = read(batch([message(structured(event_id(f"{n}"), n), f"key {n}", mode) for n in range(5)]))
+        some = plain.only([3, 1])
+        assert list(some.batch_indexes) == [3, 1]
+        assert [some.submission(row) for row in (0, 1)] == [plain.submission(row) for row in (3, 1)]
+        assert [plain.heads[3], plain.bare_heads[3]] == [some.heads[0], some.bare_heads[0]]
+
+
+def test_a_run_tells_what_each_of_its_messages_became() -> None:
+    plain = read(batch([message(structured(event_id(f"{n}")), f"key {n}") for n in range(3)]))
+    assert AcceptedRun(plain, [7, 0, 4], 90).outcomes() == [
+        Accepted(plain.submission(row), version, 90 + row) for row, version in enumerate((7, 0, 4))
+    ]
+
+
+PLAIN_FIELDS: dict[str, Any] = {
+    "event_time": 1_700_000_000_000, "sequence_id": 2**64 - 1, "ordering_key": b"\xff",
+    "partition_key_b64_encoded": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("properties", [{}, {"id": ID}, BINARY], ids=["structured", "binary", "binary-version"])
+@pytest.mark.parametrize("compression", list(Compression))
+def test_what_the_official_clients_send_is_read_by_columns(compression: int, properties: Properties) -> None:
+    """They add a sequence id to every message of a batch, and an event time, or an ordering key, where one is set."""
+    fields = list(PLAIN_FIELDS.items())
+    messages = [message(GOOD, KEY, properties, **dict(fields[:n])) for n in range(len(fields) + 1)]
+    plain = read(batch(messages, compression=compression, schema_version=b"\0" * 8))
+    assert len(plain.keys) == len(messages)
+
+
+@pytest.mark.parametrize("properties", [{}, BINARY], ids=["structured", "binary"])
+def test_fields_that_nobody_knows_stay(properties: Properties) -> None:
+    head, payload = message(GOOD, properties=properties)
+    plain = read(batch([(head + b"\x78\x01", payload)]))
+    assert plain.bare_heads[0].endswith(b"\x78\x01")
+
+
+def test_what_the_batch_says_for_its_messages() -> None:
+    entry = batch([message(GOOD)])
+    entry.metadata.properties.add(key="reply_to", value=REPLY_TO)
+    assert read(entry).submission(0).reply_to == REPLY_TO
+
+
+# --- what is not ---
+
+
+def unlike(size: int = len(GOOD), **fields: Any) -> Message:
+    """A good message, but for some of its fields."""
+    return SingleMessageMetadata(partition_key=KEY, payload_size=size, **fields).SerializeToString(), GOOD
+
+
+def with_raw(*raw: bytes, mode: Properties = ()) -> Message:
+    head, payload = message(GOOD, properties=mode)
+    return head + b"".join(raw), payload
+
+
+def binary(payload: bytes = b"x", **properties: str) -> Message:
+    return message(payload, properties=properties)
+
+
+def raw_binary(*properties: bytes) -> Message:
+    head, payload = message(GOOD)
+    return b"".join(properties) + head, payload
+
+
+def text(payload: bytes) -> Message:
+    return message(b'{"id":"%b",%b}' % (ID.encode(), payload))
+
+
+ID_PROPERTY = raw_property(b"id", ID.encode())
+ODD: dict[str, Message] = {
+    # its key
+    "no key": message(GOOD, None),
+    "empty key": message(GOOD, ""),
+    "empty key at last": with_raw(b"\x12\x00"),
+    "key too long": message(GOOD, "k" * (MAX_KEY_BYTES + 1)),
+    "key that may be too long": message(GOOD, "k" * (MAX_KEY_BYTES // 4 + 1)),
+    "key not UTF-8": with_raw(b"\x12\x02\xff\xfe"),
+    # its flags, also where they are not set
+    "null key": unlike(null_partition_key=True),
+    "null value": unlike(null_value=True),
+    "compacted out": unlike(compacted_out=True),
+    "not compacted out": unlike(compacted_out=False),
+    "not null": unlike(null_value=False, null_partition_key=False),
+    # its sizes
+    "no payload": message(b""),
+    "no payload, binary": message(b"", properties=BINARY),
+    "no size": (SingleMessageMetadata(partition_key=KEY).SerializePartialToString(), b""),
+    "negative size": unlike(-1),
+    "larger than the batch": unlike(len(GOOD) + 1),
+    "smaller than its payload": unlike(len(GOOD) - 1),
+    # its properties
+    "a property": message(GOOD, properties={"mine": "1"}),
+    "a property after the others": with_raw(raw_property(b"mine", b"1")),
+    "a property without anything": with_raw(b"\x0a\x00"),
+    "half a property": with_raw(b"\x0a\x06\x0a\x04half"),
+    "one more property, binary": binary(id=ID, version="3", zebra="1"),
+    "one property before, binary": binary(a="1", id=ID),
+    "one more property at the end, binary": with_raw(raw_property(b"mine", b"1"), mode=BINARY),
+    "the id twice": with_raw(ID_PROPERTY, mode=BINARY),
+    "the version first": binary(version="3", id=ID),
+    "the version twice": raw_binary(ID_PROPERTY, raw_property(b"version", b"3"), raw_property(b"version", b"4")),
+    "an id of no text": raw_binary(raw_property(b"id", b"\xff" * 36)),
+    "an id of another spelling": binary(id=ID.replace("-", "0")),
+    "dashes elsewhere": binary(id=ID.replace("-", "0", 1)[:-1] + "-"),
+    "nothing but dashes": binary(id="-" * 36),
+    "an id of 35": binary(id=ID[:-1]),
+    "an id of 37": binary(id=ID + "0"),
+    "version no number": binary(id=ID, version="three"),
+    "version empty": binary(id=ID, version=""),
+    "version below -1": binary(id=ID, version="-2"),
+    "version above 2**53": binary(id=ID, version=str(MAX_VERSION + 1)),
+    "version of 17 digits": binary(id=ID, version="0" * 16 + "1"),
+    "version with a sign": binary(id=ID, version="+1"),
+    "version of another script": binary(id=ID, version="\N{ARABIC-INDIC DIGIT THREE}"),
+    # after the version "1" a field of the property that nobody knows, which looks like two digits more
+    "digits that are none of the version's": raw_binary(ID_PROPERTY, b"\x0a\x0e\x0a\x07version\x12\x01101"),
+    "a property longer than its version": raw_binary(ID_PROPERTY, b"\x0a\x0e\x0a\x07version\x12\x011\x18\x01"),
+    "a property shorter than its version": raw_binary(ID_PROPERTY, b"\x0a\x0c\x0a\x07version\x12\x02101"),
+    # its payload
+    "a list": message(listed("1", "2")),
+    "an empty list": text(b'"data":1,"events":[]'),
+    "both": text(b'"data":1,"events":[{"id":"%b","data":1}]' % ID.encode()),
+    "neither": text(b'"x":1'),
+    "no JSON": message(b"x"),
+    "not an object": message(b"[]"),
+    "not UTF-8": text(b'"data":"\xff"'),
+    "nested too deeply": text(b'"data":' + DEEP),
+    "nested too deeply elsewhere": text(b'"x":' + DEEP + b',"data":1'),
+    "JSON and more": message(GOOD + b"x"),
+    "no id": message(b'{"data":1}'),
+    "id of another type": message(structured(7)),
+    "no UUID": message(structured(ID[:-1])),
+    "dashes elsewhere in JSON": message(structured(ID.replace("-", "0", 1)[:-1] + "-")),
+    "no UUID, in another script": message(structured("\N{ARABIC-INDIC DIGIT THREE}" + ID[1:])),
+    "version too small": message(structured(version=-2)),
+    "version too large": message(structured(version=MAX_VERSION + 1)),
+    "version of huge size": message(structured(version=10**40)),
+    "version a fraction": message(structured(version=1.5)),
+    "version a truth": message(structured(version=True)),
+    "version a text": message(structured(version="1")),
+    "a bad version before a good one": text(b'"data":1,"version":"1","version":1'),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("mode", [{}, BINARY], ids=["structured", "binary"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_odd_message_leaves_all_of_its_batch_to_be_read_one_by_one(name: str, mode: Properties, place: int) -> None:
+    messages = [message(GOOD, properties=mode)] * 2
+    assert isinstance(read_submitted(batch(messages), MAX_MESSAGE_BYTES)[0], PlainBatch)
+    messages[place] = ODD[name]
+    refused(batch(messages))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_message_by_itself_is_not_read_by_columns(name: str) -> None:
+    refused(batch([ODD[name]]))
+
+
+def refused(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> None:
+    found = read_submitted(entry, limit)
+    assert all(type(one) is not PlainBatch for one in found)
+    assert list(found) == read_all(entry, limit)
+
+
+def test_both_modes_in_one_batch_are_not_read_by_columns() -> None:
+    refused(batch([message(GOOD), message(GOOD, properties=BINARY)]))
+    refused(batch([message(GOOD, properties=BINARY), message(GOOD)]))
+
+
+def changed(change: Callable[[bytes], bytes]) -> Entry:
+    entry = batch([message(GOOD)] * 2)
+    return entry._replace(payload=change(entry.payload))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(single(GOOD), id="no batch"),
+        pytest.param(batch([]), id="nothing in it"),
+        pytest.param(batch([], count=1), id="less than it says"),
+        pytest.param(batch([message(GOOD)] * 2, count=1), id="more than it says"),
+        pytest.param(batch([message(GOOD)] * 2, count=3), id="fewer than it says"),
+        pytest.param(batch([message(GOOD)], count=0), id="count 0"),
+        pytest.param(batch([message(GOOD)], count=-1), id="count negative"),
+        pytest.param(batch([message(GOOD)], count=10_001), id="count too large"),
+        pytest.param(batch([message(GOOD)], compression=1, uncompressed_size=3), id="uncompressed otherwise"),
+        pytest.param(batch([message(GOOD)], compression=1, uncompressed_size=2**32 - 1), id="uncompressed too large"),
+        pytest.param(batch([message(GOOD)], num_chunks_from_msg=2), id="a chunk"),
+        pytest.param(batch([message(GOOD)], schema_version=b"v" * 65), id="schema version too long"),
+        pytest.param(batch([message(GOOD)])._replace(damage="checksum mismatch"), id="damaged"),
+        pytest.param(encrypted(batch([message(GOOD)])), id="encrypted"),
+        pytest.param(changed(lambda data: data[:-1]), id="cut off in the payload"),
+        pytest.param(changed(lambda data: data[: len(data) // 2 + 6]), id="cut off in the metadata"),
+        pytest.param(changed(lambda data: data[: len(data) // 2 + 2]), id="cut off in the size"),
+        pytest.param(changed(lambda data: data[:3]), id="cut off at once"),
+        pytest.param(changed(lambda data: data + b"\0"), id="one byte more"),
+        pytest.param(changed(lambda data: b"\xff" * len(data)), id="garbage"),
+        pytest.param(changed(lambda data: b"\0\0\0\0" + data[4:]), id="metadata of no size"),
+        pytest.param(changed(lambda data: data[:4] + b"\xff\xff" + data[6:]), id="metadata that cannot be parsed"),
+    ],
+)
+def test_an_entry_that_is_not_read_by_columns(entry: Entry) -> None:
+    refused(entry)
+
+
+def test_a_batch_that_might_hold_too_large_a_message_is_read_one_by_one() -> None:
+    entry = batch([message(GOOD)] * 2)
+    room = len(entry.payload) + OUTCOME_BYTES
+    read(entry, room)
+    refused(entry, room - 1)
+
+
+# --- judged ---
+
+
+class Index:
+    """Holds `a` at version 4, whose event 4 has the id `known`."""
+
+    def tails(self, keys: Any) -> list[int]:
+        return [4 if key == "a" else -1 for key in keys]
+
+    def accepted(self, event_id_: bytes, key: str) -> tuple[int, int] | None:
+        return (4, 40) if (event_id_, key) == (bytes.fromhex(event_id("known").replace("-", "")), "a") else None
+
+
+def asked(*rows: tuple[str, str, int | None]) -> PlainBatch:
+    """Of key, id and expected version."""
+    return read(batch([message(structured(event_id(name), version=version), key) for key, name, version in rows]))
+
+
+def test_what_is_accepted_of_a_batch_becomes_one_run_and_the_others_come_after_it() -> None:
+    overlay = Overlay(Index(), partition=0, partitions=1, next_sequence=100)
+    plain = asked(
+        ("a", "1", 4), ("a", "2", 4), ("b", "3", -1), ("a", "known", None), ("a", "4", None), ("b", "3", None),
+        ("b", "5", 0), ("a", "4", 6),
+    )  # fmt: skip
+    decided = overlay.decide([plain])
+    run, *others = decided.outcomes
+    assert isinstance(run, AcceptedRun)
+    assert (list(run.batch.batch_indexes), run.versions, run.sequence) == ([0, 2, 4, 6, 7], [5, 0, 6, 1, 7], 100)
+    reasons = []
+    for other in others:
+        assert isinstance(other, Rejected)
+        reasons.append((other.submission.batch_index, other.reason, other.accepted, other.accepted_sequence))
+    assert reasons == [
+        (1, Reason.WRONG_EXPECTED_VERSION, None, None),
+        (3, Reason.DUPLICATE, 4, 40),
+        (5, Reason.DUPLICATE, 0, 101),
+    ]
+    assert (decided.messages, decided.tails, decided.next_sequence) == (8, {"a": 7, "b": 1}, 105)
+    assert list(decided.ids.rows()) == [
+        (plain.event_ids[row], plain.keys[row], version, 100 + place)
+        for place, (row, version) in enumerate(zip((0, 2, 4, 6, 7), (5, 0, 6, 1, 7), strict=True))
+    ]
+
+
+def test_a_batch_of_which_nothing_is_accepted_has_no_run() -> None:
+    overlay = Overlay(Index(), partition=0, partitions=1, next_sequence=100)
+    decided = overlay.decide([asked(("a", "1", 3), ("b", "2", 0))])
+    assert [type(outcome) for outcome in decided.outcomes] == [Rejected, Rejected]
+    assert (decided.messages, decided.tails, ids_of(decided), decided.next_sequence) == (2, {}, {}, 100)
+
+
+def test_rows_that_belong_elsewhere_are_forwarded() -> None:
+    """Of 2 partitions, by Java's hash: "a" belongs to 1, and "b" and "d" to 0."""
+    overlay = Overlay(Index(), partition=1, partitions=2, next_sequence=100)
+    decided = overlay.decide([asked(("b", "1", -1), ("a", "2", 4), ("d", "3", None), ("c", "4", -1))])
+    run, *others = decided.outcomes
+    assert isinstance(run, AcceptedRun)
+    assert run.batch.keys == ["a", "c"]
+    assert [(type(other), other.submission.batch_index) for other in others if isinstance(other, Forwarded)] == [
+        (Forwarded, 0), (Forwarded, 2),
+    ]  # fmt: skip
+    assert decided.tails == {"a": 5, "c": 0}
