@@ -123,10 +123,11 @@ def test_messages_before_the_damage_are_readable() -> None:
 
 
 GUESSED_WRONGLY = (
-    b"\x00\x00\x00\xd3\x18\x04(\x00:(" + b"0" * 40 + b"@\xff\xff\xff\xff\xff\x01\n*\n\x02id\x12$e3e70682-c209-4cac-"
-    b"629f-6fbed82c07cd\n\x15\n\x06reason\x12\x0bmissing_key\nB\n\x06detail\x128a message needs a partition key: the id "
-    b"of its aggregate\n\x15\n\nsubmission\x12\x077:1:0:0None"
-)
+    b"\x00\x00\x00\xd3\x18\x04(\x00:(" + b"0" * 40 + b"@\xff\xff\xff\xff\xff\x01"
+    b"\n*\n\x02id\x12$e3e70682-c209-4cac-629f-6fbed82c07cd\n\x15\n\x06reason\x12\x0bmissing_key"
+    b"\nB\n\x06detail\x128a message needs a partition key: the id of its aggregate"
+    b"\n\x15\n\nsubmission\x12\x077:1:0:0None"
+)  # fmt: skip
 """Compressed, it looks like a block of 191 bytes with its size before it, which can be decompressed just as well."""
 
 

@@ -1,4 +1,4 @@
-"""The generated module says what pulsar_api.proto says, checked without the compiler."""
+"""The generated modules say what the .proto files say, checked without the compiler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
 import sequencer.pulsar
-from sequencer.pulsar import pulsar_api_pb2
+from sequencer.pulsar import plain_head_pb2, pulsar_api_pb2
 from sequencer.pulsar.errors import ServerError
 
 PROTO = (Path(sequencer.pulsar.__file__).parent / "pulsar_api.proto").read_text()
@@ -92,3 +92,30 @@ def test_a_commands_type_is_the_number_of_its_field() -> None:
 def test_our_error_numbers_are_the_wire_ones() -> None:
     ours = {error.name.replace("_", "").lower(): error.value for error in ServerError}
     assert ours == {name.lower(): number for name, number in ENUMS["ServerError"].items()}
+
+
+# --- plain_head.proto ---
+
+PLAIN_PROTO = (Path(sequencer.pulsar.__file__).parent / "plain_head.proto").read_text()
+PLAIN_FIELD = re.compile(r"^ +(?:optional )?(\w+) (\w+) = (\d+);", re.MULTILINE)
+(PLAIN_HEAD,) = FileDescriptorProto.FromString(plain_head_pb2.DESCRIPTOR.serialized_pb).message_type
+
+
+def test_the_plain_view_is_what_its_file_says() -> None:
+    written = {name: (kind, int(number)) for kind, name, number in PLAIN_FIELD.findall(PLAIN_PROTO)}
+    assert written == {field.name: (TYPES[field.type], field.number) for field in PLAIN_HEAD.field}
+    one_of = {field.name for field in PLAIN_HEAD.field if field.HasField("oneof_index")}
+    assert [one.name for one in PLAIN_HEAD.oneof_decl] == ["remarkable"]
+    inside = PLAIN_PROTO[PLAIN_PROTO.index("oneof remarkable {") :]
+    assert one_of == {name for _, name, _ in PLAIN_FIELD.findall(inside)}
+
+
+def test_the_plain_view_is_one_of_a_messages_metadata() -> None:
+    """The same fields at the same numbers; whatever makes a message mean something else makes it remarkable."""
+    whole = MESSAGES["SingleMessageMetadata"]
+    for field in PLAIN_HEAD.field:
+        _, number, kind, _ = whole[field.name]
+        assert (field.number, TYPES[field.type]) == (number, "bytes" if kind == "KeyValue" else kind)
+    seen = {field.name for field in PLAIN_HEAD.field}
+    of_no_consequence = {"event_time", "ordering_key", "partition_key_b64_encoded", "sequence_id"}
+    assert set(whole) == seen | of_no_consequence, "a new field must be one or the other"

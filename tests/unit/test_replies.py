@@ -9,16 +9,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from sequencer import replies as module
 from sequencer.event import Accepted, Forwarded, Reason, Rejected, Source, Submission
 from sequencer.names import Topics
+from sequencer.plain import AcceptedRun
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import EndpointClosed, LookupFailed, NotStored, PulsarError, ServerError
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.ports import fail
 from sequencer.replies import Replies
+from tests.judged import columns
 from tests.submitted import ID, KEY, message
 
 TOPICS = Topics("shop/orders")
@@ -161,6 +164,20 @@ def test_every_outcome_is_told() -> None:
         replies.send([*accepted(TILL, 4), repeated, refused, Forwarded(submission(TILL), 2)])
         await settled()
         assert broker.last.sent == [[4, 9, -1]]
+
+    tell(story)
+
+
+def test_a_run_is_told_message_by_message_where_its_batch_asks_for_it() -> None:
+    def run(topic: str, versions: range, sequence: int) -> AcceptedRun:
+        asking = [replace(submission(topic), source=SOURCE._replace(reply_to=topic)) for _ in versions]
+        return AcceptedRun(columns(asking), versions, sequence)
+
+    async def story(broker: StandIn, replies: Replies) -> None:
+        refused = Rejected(submission(TILL), Reason.WRONG_EXPECTED_VERSION)
+        replies.send([run(TILL, range(4, 7), 100), refused, run("", range(3), 103), *accepted(TILL, 106)])
+        await settled()
+        assert broker.last.sent == [[100, 101, 102, -1, 106]]
 
     tell(story)
 
