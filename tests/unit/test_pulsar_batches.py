@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
+from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, join_columns, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.pulsar_api_pb2 import CompressionType, SingleMessageMetadata
 
@@ -29,6 +29,17 @@ def test_the_kinds_are_the_wire_ones() -> None:
 @pytest.mark.parametrize("data", [b"", b"x", b"abc" * 5000, bytes(range(256)) * 300])
 def test_round_trip(kind: Compression, data: bytes) -> None:
     assert decompress(kind, compress(kind, data), len(data), LIMIT_BYTES) == data
+
+
+def test_columns_are_joined_like_pairs() -> None:
+    payloads = [b"x", b"", b"abc" * 100]
+    heads = [head(payload) for payload in payloads]
+    assert join_columns(heads, payloads) == join_batch(list(zip(heads, payloads, strict=True)))
+    assert [(one, body) for _, one, body in split_batch(join_columns(heads, payloads), 3)] == list(
+        zip(heads, payloads, strict=True)
+    )
+    with pytest.raises(ValueError, match="shorter"):
+        join_columns(heads, payloads[:2])
 
 
 def test_compression_makes_it_smaller() -> None:
