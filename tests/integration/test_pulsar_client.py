@@ -14,6 +14,8 @@ import pytest
 import uvloop
 
 from sequencer.broker import EmbeddedBroker
+from sequencer.entries import read_submitted
+from sequencer.plain import PlainBatch
 from sequencer.pulsar import commands
 from sequencer.pulsar.batches import Compression, compress, decompress, join_batch, split_batch
 from sequencer.pulsar.client import EARLIEST, LATEST, AccessMode, ClientSettings, Consumer, Producer, PulsarClient
@@ -31,6 +33,7 @@ from sequencer.pulsar.errors import (
 from sequencer.pulsar.frames import Entry, MessageId, TxnId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 from sequencer.pulsar.settings import NO_AUTH, parse_service_url
+from tests.submitted import event_id, structured
 
 TEST_LIMIT_S = 60.0
 TTL_MS = 60_000
@@ -312,6 +315,38 @@ def test_batches_of_the_official_client(broker: EmbeddedBroker, topic: str, kind
         found = list(split_batch(data, 100))
         assert [payload for _, _, payload in found] == payloads
         assert [single.partition_key for single, _, _ in found] == [f"k{i}" for i in range(100)]
+
+    run(story())
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_what_the_official_client_sends_is_read_by_columns(broker: EmbeddedBroker, topic: str, mode: str) -> None:
+    """With all that it adds to a message by itself. Read one by one it would mean the same, and cost twice as much."""
+    names = [event_id(f"{i}") for i in range(20)]
+
+    async def story() -> None:
+        def publish(client: pulsar.Client) -> None:
+            producer = client.create_producer(
+                topic, batching_enabled=True, batching_max_messages=20, batching_max_publish_delay_ms=1000
+            )
+            for i, name in enumerate(names):
+                payload, properties = structured(name, version=i), {}
+                if mode == "binary":
+                    payload, properties = b"\0", {"version": str(i), "id": name}
+                producer.send_async(
+                    payload, lambda *_: None, partition_key=f"k{i}", properties=properties, event_timestamp=i
+                )
+            producer.flush()
+
+        async with official(broker) as client:
+            await asyncio.to_thread(publish, client)
+        async with PulsarClient(broker.service_url) as ours:
+            reader = await ours.reader(topic)
+            (entry,) = await take(reader, 1)
+        (plain,) = read_submitted(entry, 5 << 20)
+        assert isinstance(plain, PlainBatch)
+        assert (plain.id_texts, plain.expected) == (names, list(range(20)))
+        assert plain.keys == [f"k{i}" for i in range(20)]
 
     run(story())
 
