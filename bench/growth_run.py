@@ -27,6 +27,9 @@ FILLING_EVENTS = 20_000
 ENTRY_EVENTS = 500
 """Of a submitted entry; a transaction takes BATCH_MESSAGES."""
 
+OVERHEAD_MIB = 32
+"""What RocksDB's merging takes besides its cache and its write buffers, and what the allocator loses."""
+
 SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 """Odd, so that a number times it, modulo 2**128, is another one for every number, and lies anywhere."""
 
@@ -98,7 +101,7 @@ class Growing:
     def _figures(self, events: int, decide_s: float, background_cpu_s: float, memory: float) -> Figures:
         clocked, index = self._index, self._index.index
         limits = index.limits
-        limit_mib = (limits.block_cache_bytes + limits.write_buffer_bytes) / MIB
+        limit_mib = (limits.block_cache_bytes + limits.write_buffer_bytes) / MIB + OVERHEAD_MIB
         tails_bytes = index._store.family(TAILS).property_int_value("rocksdb.total-sst-files-size") or 0
         return {
             "events_per_s": round(events / (decide_s + clocked.apply_s)),
