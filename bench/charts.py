@@ -108,8 +108,9 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> Draw:
         figure = Figure(figsize=(WIDTH_INCHES, FRAME_INCHES + BAR_INCHES * len(rows)))
         axes = figure.add_subplot(title=title, xlabel=unit)
         medians = [row.figure["median"] for row in rows]
-        below = [row.figure["median"] - row.figure["min"] for row in rows]
-        above = [row.figure["max"] - row.figure["median"] for row in rows]
+        # Never below zero: the median is rounded, the values are not.
+        below = [max(0, row.figure["median"] - row.figure["min"]) for row in rows]
+        above = [max(0, row.figure["max"] - row.figure["median"]) for row in rows]
         axes.barh(
             range(len(rows)),
             medians,

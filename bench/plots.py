@@ -137,9 +137,9 @@ def _growth(result: Result) -> Draw:
 
     def lines(figure: str) -> list[Curve]:
         found = [_curve(result, "aggregates", figure, {"access": kind}) for kind in kinds]
-        return [Curve(kind, points, colour) for colour, (kind, points) in enumerate(zip(kinds, found, strict=True))]
+        return [Curve(kind, points, colour) for kind, points, colour in zip(kinds, found, (OURS, OTHER), strict=False)]
 
-    limit = Curve("limit", _curve(result, "aggregates", "limit_mib", {"access": kinds[0]}), OTHER, ":")
+    limit = Curve("limit", _curve(result, "aggregates", "limit_mib", {"access": kinds[0]}), REFERENCE, ":")
     panels = {
         EVENTS_PER_S: lines("events_per_s"),
         "bytes per aggregate": lines("tails_bytes_per_aggregate"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -14,6 +16,7 @@ from bench.__main__ import SECTIONS, bench, failing_in_one_line
 from sequencer.pulsar.errors import ConnectionLost
 
 COMMANDS = [name for names in SECTIONS.values() for name in names]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_overview_names_every_command_and_says_what_it_does() -> None:
@@ -23,6 +26,16 @@ def test_the_overview_names_every_command_and_says_what_it_does() -> None:
         (line,) = [line for line in shown.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert len(line.split()) > 3
         assert " needs the package " not in line
+
+
+def test_make_bench_runs_every_benchmark_and_the_document_tells_of_each() -> None:
+    benchmarks = [name for name in COMMANDS if name not in SECTIONS["Results"]]
+    named = re.search(r"^NAME = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named is not None
+    assert sorted(named[1].split()) == sorted(benchmarks)
+    document = (ROOT / "docs" / "benchmarks.md").read_text()
+    sections = set(re.findall(r"^## (\S+)$", document, re.MULTILINE))
+    assert set(benchmarks) - sections == {"verify"}, "verify has its place in docs/verification.md"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

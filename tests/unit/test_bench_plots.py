@@ -115,6 +115,10 @@ def test_bars_say_median_and_range() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ours", "b"]
 
 
+def test_a_median_that_was_rounded_below_the_minimum() -> None:
+    assert bars("Title", "s", [Bar("a", spread([0.12345]))])(LIGHT).axes
+
+
 def test_curves_are_in_the_order_of_x_and_named_once() -> None:
     line = Curve("uniform", [(1e6, spread([2.0])), (1e5, spread([1.0, 3.0, 4.0]))])
     limit = Curve("limit", [(1e5, spread([9.0])), (1e6, spread([9.0]))])
