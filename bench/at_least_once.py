@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bench.report import hand_over, spreads
 from bench.run import AT_LEAST_ONCE, SEQUENCER, Run
 from bench.stage import broker_options, stage
-from bench.turns import in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -44,7 +44,7 @@ def command(workload: Workload, runs: int, full_compiler: bool, json_file: Path 
     \b
     Example:  python -m bench at-least-once --events 3000000
     """
-    with stage(full_compiler) as (directory, broker, progress):
+    with stage(full_compiler, **BROKER_SETTINGS) as (directory, broker, progress):
         rounds = measure(workload, broker, runs=runs, directory=directory, progress=progress)
     title = f"at-least-once, {runs} rounds of {workload.events:,} events each"
     hand_over("at-least-once", title, asdict(workload), spreads(rounds), json_file)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bench.report import hand_over, spreads
 from bench.run import RELAY, SEQUENCER, Run
 from bench.stage import broker_options, stage
-from bench.turns import in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -30,10 +30,9 @@ def measure(
 
 
 def _figures(relay: Run, sequencer: Run) -> dict[str, float]:
-    figures = {
-        "throughput_to_ceiling": round(sequencer.events_per_s / relay.events_per_s, 3),
-        "cpu_to_ceiling": round(sequencer.cpu_us_per_event / relay.cpu_us_per_event, 2),
-    }
+    figures = {"throughput_to_ceiling": round(sequencer.events_per_s / relay.events_per_s, 3)}
+    if relay.cpu_s:  # counted in hundredths of a second, of which a tiny run has none
+        figures["cpu_to_ceiling"] = round(sequencer.cpu_us_per_event / relay.cpu_us_per_event, 2)
     for name, run in (("sequencer", sequencer), ("relay", relay)):
         figures |= {f"{name}_{figure}": value for figure, value in run.figures().items()}
     return figures
@@ -48,7 +47,7 @@ def command(workload: Workload, runs: int, full_compiler: bool, json_file: Path 
     \b
     Example:  python -m bench ceiling --events 3000000 --mode binary
     """
-    with stage(full_compiler) as (directory, broker, progress):
+    with stage(full_compiler, **BROKER_SETTINGS) as (directory, broker, progress):
         rounds = measure(workload, broker, runs=runs, directory=directory, progress=progress)
     title = f"ceiling, {runs} rounds of {workload.events:,} events each"
     hand_over("ceiling", title, asdict(workload), spreads(rounds), json_file)

@@ -17,11 +17,11 @@ from rich.progress import Progress
 from bench.report import Point, hand_over, spreads
 from bench.run import ALONE, RELAY, SEQUENCER, Layout, Subject
 from bench.stage import broker_options, stage
-from bench.turns import in_turns
+from bench.turns import BROKER_SETTINGS, in_turns
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
-EVENTS = 600_000
+EVENTS = 800_000
 """Of the base point."""
 
 
@@ -40,8 +40,9 @@ def cells(events: int) -> list[Cell]:
     """All of them; `events` is the number at the base point, in all partitions together."""
     base = Workload(events)
     points = [Cell("base", base, with_relay=True)]
-    for size, percent in ((100, 100), (1024, 50), (10_240, 6)):
-        points.append(Cell(f"{size} bytes", replace(base, events=events * percent // 100, event_bytes=size)))
+    for size, percent in ((100, 100), (1024, 40), (10_240, 4)):
+        sized = replace(base, events=events * percent // 100, event_bytes=size)
+        points.append(Cell(f"{size} bytes", sized, with_relay=size == 10_240))
     for count in (10**3, 10**5, 10**7):
         points.append(Cell(f"{count} existing aggregates", replace(base, aggregates=count, existing=True)))
     for percent in (5, 50):
@@ -111,6 +112,6 @@ def command(events: int, runs: int, only: tuple[str, ...], full_compiler: bool, 
     matrix = [cell for cell in cells(events) if not only or any(text in cell.name for text in only)]
     if not matrix:
         raise click.UsageError(f"no such point; there are: {', '.join(cell.name for cell in cells(events))}")
-    with stage(full_compiler) as (directory, broker, progress):
+    with stage(full_compiler, **BROKER_SETTINGS) as (directory, broker, progress):
         points = measure(matrix, broker, runs=runs, directory=directory, progress=progress)
     hand_over("matrix", f"throughput, {runs} runs each", asdict(Workload(events)), {}, json_file, series=points)

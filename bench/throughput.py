@@ -11,7 +11,7 @@ from rich.progress import Progress
 from bench.report import Spread, hand_over, spreads
 from bench.run import ALONE, SEQUENCER, Layout, Run
 from bench.stage import broker_options, stage
-from bench.turns import in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -62,7 +62,7 @@ def command(
     if processes > partitions:
         raise click.UsageError("a process needs a partition")
     layout = Layout(partitions, processes)
-    with stage(full_compiler) as (directory, broker, progress):
+    with stage(full_compiler, **BROKER_SETTINGS) as (directory, broker, progress):
         measured = measure(workload, broker, runs=runs, directory=directory, progress=progress, layout=layout)
     title = f"throughput, {runs} runs of {workload.events * partitions:,} events"
     hand_over("throughput", title, asdict(workload) | layout._asdict(), summary(measured), json_file)

@@ -17,9 +17,12 @@ from rich.progress import Progress
 
 from bench import existing
 from bench.run import ALONE, Layout, Run, Subject, run_once
-from bench.setting import make_topics
+from bench.setting import delete_topics, make_topics
 from bench.workload import Mode, Workload
 from sequencer.broker import EmbeddedBroker
+
+BROKER_SETTINGS = {"gcWaitTime": "20000"}
+"""Milliseconds between two collections of garbage: what a run has stored must not stay until the disk is full."""
 
 
 def in_turns(
@@ -50,6 +53,7 @@ def in_turns(
             place.mkdir()
             turn.append(asyncio.run(run_once(subject, broker, topics, workload, place, layout, templates)))
             shutil.rmtree(place)
+            delete_topics(broker, topics)
             progress.advance(task)
         rounds.append(tuple(turn))
     for template in templates.values():
