@@ -44,10 +44,12 @@ _UUID_DASHES = (8, 13, 18, 23)
 _PROPERTY: Final = 0x0A
 """The first byte of metadata that begins with a property."""
 
-_ID_AND_VERSION = re.compile(
-    rb"\n\x2a\n\x02id\x12\x24([0-9A-Fa-f-]{36})(?:\n([\x0c-\x1b])\n\x07version\x12([\x01-\x10])(-?[0-9]{1,16}))?"
-)
-"""The properties of binary mode as the official clients write them: two serialized KeyValues before everything else."""
+_ID = rb"\n\x2a\n\x02id\x12\x24([0-9A-Fa-f-]{36})"
+_VERSION = rb"\n([\x0c-\x1b])\n\x07version\x12([\x01-\x10])(-?[0-9]{1,16})"
+_ID_AND_VERSION = re.compile(rb"%b(?:%b)?" % (_ID, _VERSION))
+_VERSION_AND_ID = re.compile(rb"%b%b" % (_VERSION, _ID))
+"""The properties of binary mode as the official clients write them: one or two serialized KeyValues before everything
+else, in the order in which the application has set them."""
 
 
 class PlainBatch(msgspec.Struct, frozen=True, gc=False):
@@ -176,16 +178,19 @@ def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
     bare_heads: list[bytes] = []
     payloads: list[bytes] = []
     view = PlainHead()
-    parse, remarkable, unpack, match = view.ParseFromString, view.WhichOneof, _U32.unpack_from, _ID_AND_VERSION.match
+    parse, remarkable, unpack = view.ParseFromString, view.WhichOneof, _U32.unpack_from
+    match, match_turned = _ID_AND_VERSION.match, _VERSION_AND_ID.match
     position = 0
     for _ in range(count):
         start = position + 4
         end = start + unpack(data, position)[0]
         head = data[start:end]
-        found = match(head)
-        if found is None:
+        if found := match(head):
+            event_id, property_size, digits_size, digits = found.groups()
+        elif found := match_turned(head):
+            property_size, digits_size, digits, event_id = found.groups()
+        else:
             raise _NotPlain
-        event_id, property_size, digits_size, digits = found.groups()
         if digits is None:
             expected.append(None)
         else:

@@ -76,6 +76,7 @@ class Asked:
     binary: bool
     content: Any
     fields: dict[str, Any]
+    version_first: bool
     twists: list[Twist] = field(default_factory=list)
 
     def draft(self, expected: int | None) -> Draft:
@@ -84,9 +85,10 @@ class Asked:
             versions = {} if expected is None else {"version": expected}
             return Draft(single, structured(self.id_text, self.content, **versions))
         single.properties.add(key="id", value=self.id_text)
+        draft = Draft(single, str(self.content).encode() or b"\0")
         if expected is not None:
-            single.properties.add(key="version", value=str(expected))
-        return Draft(single, str(self.content).encode() or b"\0")
+            adds("version", str(expected), first=self.version_first)(draft)
+        return draft
 
 
 def sets(name: str, value: object) -> Twist:
@@ -131,16 +133,14 @@ def says_size(off_by: int) -> Twist:
     return twist
 
 
-def version_property(digits: str) -> Twist:
+def gives(name: str, value: str) -> Twist:
+    """Another value to a property of binary mode."""
+
     def twist(draft: Draft) -> None:
-        del draft.single.properties[1:]
-        draft.single.properties.add(key="version", value=digits)
+        found = [one for one in draft.single.properties if one.key == name]
+        (found or [draft.single.properties.add(key=name)])[0].value = value
 
     return twist
-
-
-def id_property(text: str) -> Twist:
-    return lambda draft: setattr(draft.single.properties[0], "value", text)
 
 
 def no_key(draft: Draft) -> None:
@@ -186,8 +186,8 @@ NUMBERS = [
 ]  # fmt: skip
 IN_BINARY_MODE: st.SearchStrategy[Twist] = st.one_of(
     IN_EITHER_MODE,
-    st.sampled_from(NUMBERS).map(version_property),
-    st.sampled_from(NO_UUIDS).map(id_property),
+    st.sampled_from(NUMBERS).map(lambda digits: gives("version", digits)),
+    st.sampled_from(NO_UUIDS).map(lambda text: gives("id", text)),
 )
 ID_BYTES = NAMES[0].encode()
 PAYLOADS = [
@@ -235,7 +235,9 @@ def asked(
     binary: bool, twists: st.SearchStrategy[list[Twist]] = NOTHING_ODD, off_by: st.SearchStrategy[int | None] = OFF_BY
 ) -> st.SearchStrategy[Asked]:
     keys = st.sampled_from(FEW_KEYS) | st.sampled_from(KEYS)
-    return st.builds(Asked, keys, IDS | st.uuids().map(str), off_by, st.just(binary), CONTENTS, PLAIN_FIELDS, twists)
+    return st.builds(
+        Asked, keys, IDS | st.uuids().map(str), off_by, st.just(binary), CONTENTS, PLAIN_FIELDS, st.booleans(), twists
+    )
 
 
 def plain(binary: bool, off_by: st.SearchStrategy[int | None] = OFF_BY) -> Batch:

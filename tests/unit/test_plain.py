@@ -74,6 +74,13 @@ def test_the_columns_of_a_binary_batch() -> None:
     assert plain.bare_heads == [bare] * 4
 
 
+def test_the_order_of_the_properties_is_the_applications() -> None:
+    properties = [{"id": ID, "version": "3"}, {"version": "-1", "id": event_id("1")}, {"id": event_id("2")}]
+    plain = read(batch([message(b"x", properties=one) for one in properties]))
+    assert (plain.id_texts, plain.expected) == ([ID, event_id("1"), event_id("2")], [3, -1, None])
+    assert plain.bare_heads == [message(b"x")[0]] * 3
+
+
 def test_some_rows_of_a_batch() -> None:
     for mode in ({}, BINARY):
         plain = read(batch([message(structured(event_id(f"{n}"), n), f"key {n}", mode) for n in range(5)]))
@@ -145,7 +152,7 @@ def text(payload: bytes) -> Message:
     return message(b'{"id":"%b",%b}' % (ID.encode(), payload))
 
 
-ID_PROPERTY = raw_property(b"id", ID.encode())
+ID_PROPERTY, VERSION = raw_property(b"id", ID.encode()), raw_property(b"version", b"3")
 ODD: dict[str, Message] = {
     # its key
     "no key": message(GOOD, None),
@@ -176,7 +183,10 @@ ODD: dict[str, Message] = {
     "one property before, binary": binary(a="1", id=ID),
     "one more property at the end, binary": with_raw(raw_property(b"mine", b"1"), mode=BINARY),
     "the id twice": with_raw(ID_PROPERTY, mode=BINARY),
-    "the version first": binary(version="3", id=ID),
+    "the version before the id and after it": raw_binary(VERSION, ID_PROPERTY, VERSION),
+    "the version first, and of another size": raw_binary(b"\x0a\x0e\x0a\x07version\x12\x01101", ID_PROPERTY),
+    "the version first, and below -1": binary(version="-2", id=ID),
+    "the version without an id": binary(version="3"),
     "the version twice": raw_binary(ID_PROPERTY, raw_property(b"version", b"3"), raw_property(b"version", b"4")),
     "an id of no text": raw_binary(raw_property(b"id", b"\xff" * 36)),
     "an id of another spelling": binary(id=ID.replace("-", "0")),
