@@ -269,7 +269,7 @@ class Overlay:
                 young[key] = known
         if unknown:
             young.update(zip(unknown, self._index.tails(unknown), strict=True))
-        return list(map(young.__getitem__, keys))
+        return [young[key] if tail is None else tail for key, tail in zip(keys, tails, strict=True)]
 
     def _accepted_before(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         for ids in reversed(self._unapplied):

@@ -6,7 +6,6 @@ Packing never fails: whatever could grow beyond the broker's message limit was a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
 from typing import Final, NamedTuple
 
 from sequencer.event import (
@@ -24,6 +23,7 @@ from sequencer.event import (
     forwarded_property,
     rejected_properties,
     reply_property,
+    with_accepted_properties,
 )
 from sequencer.plain import AcceptedRun
 from sequencer.pulsar.batches import compress, join_columns
@@ -67,11 +67,20 @@ class Messages(NamedTuple):
     source: Source
 
 
+def accepted_in(outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> list[Messages]:
+    """What goes to `events`."""
+    return [accepted_messages(outcome) for outcome in outcomes if isinstance(outcome, Accepted | AcceptedRun)]
+
+
 def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
     """An accepted event, the events of an accepted list, or a whole run."""
     if isinstance(outcome, AcceptedRun):
-        batch = outcome.batch
-        return Messages(_heads_of_run(outcome), batch.payloads, batch.source)
+        batch, versions, sequence = outcome.batch, outcome.versions, outcome.sequence
+        position = batch.source.position
+        heads = with_accepted_properties(
+            batch.bare_heads, batch.id_texts, versions, sequence, position, batch.batch_indexes
+        )
+        return Messages(heads, batch.payloads, batch.source)
     submission, version, sequence = outcome.submission, outcome.version, outcome.sequence
     submitted_as = f"{submission.source.position}{submission.batch_index}"
     heads, payloads = [], []
@@ -81,16 +90,6 @@ def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
         payloads.append(event.payload)
         version, sequence = version + 1, sequence + 1
     return Messages(heads, payloads, submission.source)
-
-
-def _heads_of_run(run: AcceptedRun) -> list[bytes]:
-    batch, position = run.batch, run.batch.source.position
-    return [
-        head + accepted_properties(id_text, version, sequence, f"{position}{index}")
-        for head, id_text, version, sequence, index in zip(
-            batch.bare_heads, batch.id_texts, run.versions, count(run.sequence), batch.batch_indexes, strict=False
-        )
-    ]
 
 
 def rejected_message(rejected: Rejected) -> Messages:
@@ -136,8 +135,7 @@ def pack(outcomes: Iterable[Messages], max_message_bytes: int) -> Iterator[Outpu
     heads: list[bytes] = []
     payloads: list[bytes] = []
     size, source = 0, None
-    for messages in _with_room(outcomes, limit):
-        added = _size(messages)
+    for messages, added in _with_room(outcomes, limit):
         full = size + added > limit or len(heads) + len(messages.heads) > OUTPUT_BATCH_MESSAGES
         if heads and (full or not _may_share(messages.source, source)):
             yield _batch(heads, payloads, source)
@@ -153,14 +151,16 @@ def pack(outcomes: Iterable[Messages], max_message_bytes: int) -> Iterator[Outpu
         yield _batch(heads, payloads, source)
 
 
-def _with_room(outcomes: Iterable[Messages], limit: int) -> Iterator[Messages]:
-    """The same messages: what is too large for one entry comes one by one."""
+def _with_room(outcomes: Iterable[Messages], limit: int) -> Iterator[tuple[Messages, int]]:
+    """The same messages and their size, but one by one where they are too large for one entry."""
     for messages in outcomes:
-        if _size(messages) > limit or len(messages.heads) > OUTPUT_BATCH_MESSAGES:
-            for head, payload in zip(messages.heads, messages.payloads, strict=True):
-                yield Messages([head], [payload], messages.source)
-        else:
-            yield messages
+        size = _size(messages)
+        if size <= limit and len(messages.heads) <= OUTPUT_BATCH_MESSAGES:
+            yield messages, size
+            continue
+        for head, payload in zip(messages.heads, messages.payloads, strict=True):
+            single = Messages([head], [payload], messages.source)
+            yield single, _size(single)
 
 
 def _size(messages: Messages) -> int:

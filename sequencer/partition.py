@@ -18,18 +18,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import read_submitted
-from sequencer.event import Accepted, Forwarded, Rejected
+from sequencer.entries import portions, read_submitted
+from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
-from sequencer.packing import accepted_messages, pack, rejected_message
-from sequencer.plain import AcceptedRun
+from sequencer.packing import Messages, accepted_in, pack, rejected_message
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
@@ -47,8 +47,13 @@ CONSUMER_BUSY_WAIT_S = 60.0
 
 CONSUMER_BUSY_RETRY_S = 0.05
 
-BATCH_MESSAGES = 4_000
-"""Submitted messages that go into one transaction, if as many have arrived."""
+BATCH_MESSAGES = 8_000
+"""Submitted messages that go into one transaction, if as many have arrived: a commit costs the broker as much as
+thousands of messages."""
+
+PORTION_MESSAGES = 2_000
+"""Submitted messages that are read, judged and sent in one go. What they take stays in the processor's cache, and
+between two portions everybody else has a turn: what arrives, what is answered, what is to be committed."""
 
 FIRST_BATCH_MESSAGES = 500
 """The first transaction of a life is small: after a takeover a backlog waits, and everybody for the first commit."""
@@ -56,8 +61,9 @@ FIRST_BATCH_MESSAGES = 500
 BATCH_BYTES = 4 * 1024 * 1024
 """Submitted bytes, once decompressed, that go into one transaction; a single entry may be larger."""
 
-FLIGHTS = 8
-"""Transactions produced and not yet committed."""
+FLIGHTS = 2
+"""Transactions that are under way: one commits while the next is produced. What arrives meanwhile goes into the one
+after; more of them would be a queue, in which each waits for the commits of all before it."""
 
 FAREWELL_S = 5.0
 """On a clean stop: how long commits in flight and aborts of unused transactions may take."""
@@ -120,7 +126,7 @@ class Flight(NamedTuple):
     """A transaction that has been produced: outcomes sent, input acknowledged, not yet committed."""
 
     txn: TxnId
-    decided: Decided
+    decided: Sequence[Decided]
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
     forwarded: int
@@ -312,11 +318,12 @@ async def sequence(
     """
     overlay = Overlay(index, partition=partition.number, partitions=partition.count, next_sequence=end.next_sequence)
     forwarder = Forwarder(client, partition.topics)
-    flights: asyncio.Queue[Flight | None] = asyncio.Queue(FLIGHTS)
+    flights: asyncio.Queue[Flight | None] = asyncio.Queue()
+    room = asyncio.Semaphore(FLIGHTS)
     async with _together() as group:
         watch = group.create_task(_raise_when_lost(*office))
-        group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, stop))
-        commit = group.create_task(_commit(office, overlay, pool, index, replies, flights))
+        group.create_task(_produce(partition, office, overlay, pool, forwarder, flights, room, stop))
+        commit = group.create_task(_commit(office, overlay, pool, index, replies, flights, room))
         await stop.wait()
         async with asyncio.timeout(FAREWELL_S):
             committed = await commit
@@ -332,6 +339,7 @@ async def _produce(
     pool: TransactionPool,
     forwarder: Forwarder,
     flights: asyncio.Queue[Flight | None],
+    room: asyncio.Semaphore,
     stop: asyncio.Event,
 ) -> None:
     """Take what has arrived, decide it, send its outcomes and acknowledge it, in one transaction each.
@@ -340,26 +348,39 @@ async def _produce(
     """
     limit = min(office.events.max_message_size, office.rejected.max_message_size)
     last, messages = START.position, FIRST_BATCH_MESSAGES
-    while entries := await unless(stop, office.input.take(max_messages=messages, max_bytes=BATCH_BYTES)):
+    while entries := await unless(stop, _arrived(office.input, room, messages)):
         messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
-        decided = overlay.decide([read for entry in entries for read in read_submitted(entry, limit)])
-        accepted = [accepted_messages(o) for o in decided.outcomes if isinstance(o, Accepted | AcceptedRun)]
-        rejected = [rejected_message(o) for o in decided.outcomes if type(o) is Rejected]
-        events = [office.events.send(*output, txn=txn) for output in pack(accepted, limit)]
+        decided: list[Decided] = []
+        events: list[asyncio.Future[MessageId]] = []
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
+        rejected: list[Messages] = []
+        forwarded: list[Forwarded] = []
+        for portion in portions(entries, PORTION_MESSAGES):
+            judged = overlay.decide([read for entry in portion for read in read_submitted(entry, limit)])
+            decided.append(judged)
+            events += [office.events.send(*output, txn=txn) for output in pack(accepted_in(judged.outcomes), limit)]
+            rejected += [rejected_message(o) for o in judged.outcomes if type(o) is Rejected]
+            forwarded += [o for o in judged.outcomes if type(o) is Forwarded]
+            await office.events.drain()
+            await asyncio.sleep(0)
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
-        forwarded = [o for o in decided.outcomes if type(o) is Forwarded]
         if forwarded:
-            others.extend(await forwarder.send(forwarded, limit))
+            others += await forwarder.send(forwarded, limit)
         if rejected:
             # Registered on first use: most transactions have nothing to reject.
             await office.coordinator.add_partitions(txn, [partition.rejected])
-            others.extend(office.rejected.send(*output, txn=txn) for output in pack(rejected, limit))
-        await office.events.drain()
-        await flights.put(Flight(txn, decided, events, others, len(forwarded)))
-    await flights.put(None)
+            others += [office.rejected.send(*output, txn=txn) for output in pack(rejected, limit)]
+            await office.rejected.drain()
+        flights.put_nowait(Flight(txn, decided, events, others, len(forwarded)))
+    flights.put_nowait(None)
+
+
+async def _arrived(consumer: Consumer, room: asyncio.Semaphore, max_messages: int) -> list[Entry]:
+    """What has arrived once there is room for one more transaction: much under full load, one message when idle."""
+    await room.acquire()
+    return await consumer.take(max_messages=max_messages, max_bytes=BATCH_BYTES)
 
 
 def _check_order(partition: Partition, last: tuple[int, int], entries: Sequence[Entry]) -> tuple[int, int]:
@@ -383,6 +404,7 @@ async def _commit(
     index: VersionIndex,
     replies: Replies,
     flights: asyncio.Queue[Flight | None],
+    room: asyncio.Semaphore,
 ) -> tuple[int, int, int]:
     """Commit in order: END is sent when the predecessor's has succeeded, and the index hears of it last.
 
@@ -393,18 +415,24 @@ async def _commit(
         positions = await asyncio.gather(*flight.events)
         await asyncio.gather(*flight.others)
         await office.coordinator.end(flight.txn, commit=True)
+        room.release()
         pool.ended(flight.txn)
-        replies.send(flight.decided.outcomes)
+        for judged in flight.decided:
+            replies.send(judged.outcomes)
         if positions:
-            end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
+            end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided[-1].next_sequence)
+            tails: dict[str, int] = {}
+            for judged in flight.decided:
+                tails.update(judged.tails)
             index.apply(
-                flight.decided.tails,
-                flight.decided.ids.rows(),
+                tails,
+                chain.from_iterable(judged.ids.rows() for judged in flight.decided),
                 accepted_at_ms=time.time_ns() // 1_000_000,
                 checkpoint=end.to_bytes(),
             )
-        overlay.applied(flight.decided)
-        messages += flight.decided.messages
+        for judged in flight.decided:
+            overlay.applied(judged)
+            messages += judged.messages
         transactions += 1
         forwarded += flight.forwarded
     return messages, transactions, forwarded

@@ -1,8 +1,7 @@
 """Transactions opened, registered and recorded ahead of their use.
 
 Opening one, registering its topics and recording its id are three round trips that would stand in every event's way.
-The pool does them for many at a time, before they are needed; two round trips remain per transaction: SEND with ACK,
-and END.
+The pool does them before they are needed; two round trips remain per transaction: SEND with ACK, and END.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from sequencer.pulsar.frames import TxnId
 TRANSACTION_TTL_S = 3600.0
 """After this the coordinator aborts a transaction by itself. Long, because nothing relies on it."""
 
-POOL_TRANSACTIONS = 16
+POOL_TRANSACTIONS = 8
 """Transactions that are ready when a partition is not behind with opening them."""
 
-REFILL_BELOW = 8
-"""A refill starts when fewer are ready; it takes about as long as three commits."""
+REFILL_BELOW = 4
+"""A refill starts in any case when fewer are ready; it takes about as long as three commits."""
 
 
 class _Ready(NamedTuple):
@@ -88,8 +87,14 @@ class TransactionPool:
         return txn
 
     def ended(self, txn: TxnId) -> None:
-        """The transaction is over, and need not be recorded any more."""
+        """The transaction is over, and need not be recorded any more.
+
+        What has been used up is opened again now, when at low load nothing else is to be done: beside the next
+        transaction it would slow that one down.
+        """
         self._in_use.remove(txn)
+        if self._refill is None:
+            self._refill = asyncio.create_task(self.fill())
 
     async def close(self) -> None:
         """Abort everything that is open, so that nobody has to wait for it or to end it."""

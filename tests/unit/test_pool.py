@@ -12,6 +12,9 @@ from sequencer.pool import POOL_TRANSACTIONS, REFILL_BELOW, TransactionPool
 from sequencer.pulsar.errors import ConnectionLost, ServerError, ServerRefused
 from sequencer.pulsar.frames import TxnId
 
+TURNS = 20
+"""Of the event loop, in which a refill is done here."""
+
 
 class Stand:
     """Coordinator and owner log in one: writes down what is done, in order."""
@@ -114,6 +117,24 @@ def test_what_has_ended_is_not_recorded_any_more() -> None:
     assert first not in stand.records[-1]
 
 
+def test_what_was_used_up_is_opened_again_when_its_transaction_has_ended() -> None:
+    stand = Stand()
+
+    async def take_and_end(pool: TransactionPool) -> None:
+        for taken in range(1, 4 * POOL_TRANSACTIONS):
+            txn = await pool.take()
+            opened = stand.opened
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            assert stand.opened == opened == POOL_TRANSACTIONS + taken - 1, "not beside the transaction"
+            pool.ended(txn)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            assert stand.opened == opened + 1
+
+    with_pool(take_and_end, stand)
+
+
 def test_half_its_life_is_too_old() -> None:
     stand = Stand()
 
@@ -169,6 +190,6 @@ def test_close_ends_everything_that_is_open() -> None:
         pool.ended(done)
         await pool.take()
         await pool.close()
+        assert sorted(stand.ended) == [TxnId(0, n) for n in range(stand.opened) if TxnId(0, n) != done]
 
     with_pool(take_and_close, stand)
-    assert sorted(stand.ended) == [TxnId(0, n) for n in range(1, POOL_TRANSACTIONS)]
