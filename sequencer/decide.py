@@ -8,7 +8,7 @@ hears of a batch after its commit (`partition.py`); until then the overlay alone
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol, cast
 
@@ -160,12 +160,14 @@ class Overlay:
         self._unapplied: deque[AcceptedIds] = deque()  # the last one is that of the batch being judged
         self._in_flight = 0
 
-    def decide(self, submissions: Iterable[Submission | Flawed | PlainBatch]) -> Decided:
+    def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> Decided:
         """Judge a batch in order. Nothing reaches the index; `applied` must follow once it did."""
         if len(self._young) > self._half:
             self._old, self._young = self._young, {}
         ids = AcceptedIds(self._next_sequence)
         self._unapplied.append(ids)
+        # One look-up for all of them: most publishers that do not batch send one message an entry.
+        self._tails([one.key for one in submissions if type(one) is Submission])
         messages = 0
         outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = []
         for submission in submissions:
@@ -184,7 +186,6 @@ class Overlay:
     def _judge_one(self, submission: Submission | Flawed, ids: AcceptedIds) -> Accepted | Rejected | Forwarded:
         if isinstance(submission, Flawed):
             return Rejected(submission, submission.reason, submission.detail)
-        self._tails((submission.key,))
         verdict = self._verdict(submission)
         if not isinstance(verdict, int):
             return verdict

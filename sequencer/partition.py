@@ -18,18 +18,17 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
 from sequencer.decide import Decided, Overlay
-from sequencer.entries import portions, read_submitted
+from sequencer.entries import read_submitted
 from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
-from sequencer.packing import Messages, accepted_in, pack, rejected_message
+from sequencer.packing import accepted_in, pack, rejected_message
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
@@ -50,10 +49,6 @@ CONSUMER_BUSY_RETRY_S = 0.05
 BATCH_MESSAGES = 8_000
 """Submitted messages that go into one transaction, if as many have arrived: a commit costs the broker as much as
 thousands of messages."""
-
-PORTION_MESSAGES = 2_000
-"""Submitted messages that are read, judged and sent in one go. What they take stays in the processor's cache, and
-between two portions everybody else has a turn: what arrives, what is answered, what is to be committed."""
 
 FIRST_BATCH_MESSAGES = 500
 """The first transaction of a life is small: after a takeover a backlog waits, and everybody for the first commit."""
@@ -126,7 +121,7 @@ class Flight(NamedTuple):
     """A transaction that has been produced: outcomes sent, input acknowledged, not yet committed."""
 
     txn: TxnId
-    decided: Sequence[Decided]
+    decided: Decided
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
     forwarded: int
@@ -352,27 +347,19 @@ async def _produce(
         messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
-        decided: list[Decided] = []
-        events: list[asyncio.Future[MessageId]] = []
+        decided = overlay.decide([read for entry in entries for read in read_submitted(entry, limit)])
+        rejected = [rejected_message(o) for o in decided.outcomes if type(o) is Rejected]
+        events = [office.events.send(*output, txn=txn) for output in pack(accepted_in(decided.outcomes), limit)]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
-        rejected: list[Messages] = []
-        forwarded: list[Forwarded] = []
-        for portion in portions(entries, PORTION_MESSAGES):
-            judged = overlay.decide([read for entry in portion for read in read_submitted(entry, limit)])
-            decided.append(judged)
-            events += [office.events.send(*output, txn=txn) for output in pack(accepted_in(judged.outcomes), limit)]
-            rejected += [rejected_message(o) for o in judged.outcomes if type(o) is Rejected]
-            forwarded += [o for o in judged.outcomes if type(o) is Forwarded]
-            await office.events.drain()
-            await asyncio.sleep(0)
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
+        forwarded = [o for o in decided.outcomes if type(o) is Forwarded]
         if forwarded:
             others += await forwarder.send(forwarded, limit)
         if rejected:
             # Registered on first use: most transactions have nothing to reject.
             await office.coordinator.add_partitions(txn, [partition.rejected])
             others += [office.rejected.send(*output, txn=txn) for output in pack(rejected, limit)]
-            await office.rejected.drain()
+        await office.events.drain()
         flights.put_nowait(Flight(txn, decided, events, others, len(forwarded)))
     flights.put_nowait(None)
 
@@ -417,22 +404,17 @@ async def _commit(
         await office.coordinator.end(flight.txn, commit=True)
         room.release()
         pool.ended(flight.txn)
-        for judged in flight.decided:
-            replies.send(judged.outcomes)
+        replies.send(flight.decided.outcomes)
         if positions:
-            end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided[-1].next_sequence)
-            tails: dict[str, int] = {}
-            for judged in flight.decided:
-                tails.update(judged.tails)
+            end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
             index.apply(
-                tails,
-                chain.from_iterable(judged.ids.rows() for judged in flight.decided),
+                flight.decided.tails,
+                flight.decided.ids.rows(),
                 accepted_at_ms=time.time_ns() // 1_000_000,
                 checkpoint=end.to_bytes(),
             )
-        for judged in flight.decided:
-            overlay.applied(judged)
-            messages += judged.messages
+        overlay.applied(flight.decided)
+        messages += flight.decided.messages
         transactions += 1
         forwarded += flight.forwarded
     return messages, transactions, forwarded

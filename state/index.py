@@ -58,7 +58,8 @@ _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit 
 
 @dataclass(frozen=True, slots=True)
 class IndexLimits:
-    """Bounds of one index. Memory is the first three together, about 55 MiB, whatever the number of rows."""
+    """Bounds of one index. Memory follows from the first two, whatever the number of rows; with what RocksDB flushes,
+    merges and allocates besides it is about twice their sum (`python -m bench growth` measures it)."""
 
     block_cache_bytes: int = 32 * MIB  # data, index and filter blocks
     write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
