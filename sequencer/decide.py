@@ -35,6 +35,9 @@ class Index(Protocol):
     def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None: ...
 
 
+Outcome = Accepted | AcceptedRun | Rejected | Forwarded
+
+
 class AcceptedIds:
     """Under which id each event was accepted, in the order of the sequences: columns, to which a judgement appends."""
 
@@ -68,18 +71,26 @@ class AcceptedIds:
 
 
 class Decided(NamedTuple):
-    """A judged batch: its outcomes, and what its commit changes in the index."""
+    """What was judged for one transaction, and what its commit changes in the index."""
 
-    outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded]
-    """In the order of the submissions; but what is accepted of a plain batch comes before what is not."""
+    outcomes: Sequence[Outcome]
+    """Of the submissions that were judged last, in their order; but what is accepted of a plain batch comes before what
+    is not."""
     messages: int
-    """How many submissions were judged."""
-    tails: Mapping[str, int]
-    """Aggregate -> new tail, of every aggregate that got an event."""
+    """How many submissions were judged for the transaction."""
     ids: AcceptedIds
-    """Of every accepted event."""
-    next_sequence: int
-    """The sequence that the first accepted event after this batch gets."""
+    """Of every event that was accepted for it."""
+
+    @property
+    def tails(self) -> Mapping[str, int]:
+        """Aggregate -> new tail, of every aggregate that got an event."""
+        # Of an aggregate that comes again the last version stays.
+        return dict(zip(self.ids.keys, self.ids.versions, strict=True))
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence that the first accepted event after this one's gets."""
+        return self.ids.first_sequence + len(self.ids.keys)
 
 
 def judge(
@@ -160,28 +171,36 @@ class Overlay:
         self._unapplied: deque[AcceptedIds] = deque()  # the last one is that of the batch being judged
         self._in_flight = 0
 
-    def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch]) -> Decided:
-        """Judge a batch in order. Nothing reaches the index; `applied` must follow once it did."""
+    def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch], before: Decided | None = None) -> Decided:
+        """Judge submissions in order. Nothing reaches the index; `applied` must follow when the transaction has.
+
+        Args:
+            before: what was decided last, where this belongs to the same transaction.
+        """
         if len(self._young) > self._half:
             self._old, self._young = self._young, {}
-        ids = AcceptedIds(self._next_sequence)
-        self._unapplied.append(ids)
+        if before is None:
+            messages, ids = 0, AcceptedIds(self._next_sequence)
+            self._unapplied.append(ids)
+        else:
+            messages, ids = before.messages, before.ids
+            assert ids is self._unapplied[-1], "a transaction is decided before the next one is begun"
         # One look-up for all of them: most publishers that do not batch send one message an entry.
         self._tails([one.key for one in submissions if type(one) is Submission])
-        messages = 0
-        outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = []
+        judged = 0
+        outcomes: list[Outcome] = []
         for submission in submissions:
             if isinstance(submission, PlainBatch):
-                messages += len(submission.keys)
+                judged += len(submission.keys)
                 outcomes += self._judge_batch(submission, ids)
             else:
-                messages += 1
+                judged += 1
                 outcomes.append(self._judge_one(submission, ids))
-        self._in_flight += messages
+        self._in_flight += judged
         assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
-        self._next_sequence += len(ids.keys)
-        # Of an aggregate that comes again the last version stays.
-        return Decided(outcomes, messages, dict(zip(ids.keys, ids.versions, strict=True)), ids, self._next_sequence)
+        decided = Decided(outcomes, messages + judged, ids)
+        self._next_sequence = decided.next_sequence
+        return decided
 
     def _judge_one(self, submission: Submission | Flawed, ids: AcceptedIds) -> Accepted | Rejected | Forwarded:
         if isinstance(submission, Flawed):
@@ -189,7 +208,7 @@ class Overlay:
         verdict = self._verdict(submission)
         if not isinstance(verdict, int):
             return verdict
-        sequence = self._next_sequence + len(ids.keys)
+        sequence = ids.first_sequence + len(ids.keys)
         several = submission.several or (submission,)
         ids.event_ids += [event.event_id for event in several]
         ids.keys += [submission.key] * len(several)

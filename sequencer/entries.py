@@ -37,7 +37,7 @@ from sequencer.event import (
 from sequencer.plain import PlainBatch, read_plain
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
-from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.frames import Entry, messages_counted
 from sequencer.pulsar.pulsar_api_pb2 import CompressionType, MessageMetadata, SingleMessageMetadata
 
 MAX_SCHEMA_VERSION_BYTES = 64
@@ -55,6 +55,18 @@ CHUNK_FIELDS: Final = (
 
 
 # --- reading ---
+
+
+def portions(entries: Sequence[Entry], max_messages: int) -> Iterator[Sequence[Entry]]:
+    """The same entries in groups: each has one entry, or more with no more messages than that."""
+    first = messages = 0
+    for place, entry in enumerate(entries):
+        added = messages_counted(entry)
+        if place > first and messages + added > max_messages:
+            yield entries[first:place]
+            first, messages = place, 0
+        messages += added
+    yield entries[first:]
 
 
 def read_submitted(entry: Entry, max_message_bytes: int) -> Sequence[Submission | Flawed | PlainBatch]:

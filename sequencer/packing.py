@@ -67,9 +67,9 @@ class Messages(NamedTuple):
     source: Source
 
 
-def accepted_in(outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> list[Messages]:
+def accepted_in(outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> Iterator[Messages]:
     """What goes to `events`."""
-    return [accepted_messages(outcome) for outcome in outcomes if isinstance(outcome, Accepted | AcceptedRun)]
+    return (accepted_messages(outcome) for outcome in outcomes if isinstance(outcome, Accepted | AcceptedRun))
 
 
 def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
@@ -125,47 +125,61 @@ def _head(submission: Submission | Flawed, replaced: frozenset[str]) -> bytes:
     return single.SerializeToString()
 
 
-def pack(outcomes: Iterable[Messages], max_message_bytes: int) -> Iterator[Output]:
-    """Outcomes as entries, in order: one batch as long as compression and schema stay the same and the size allows.
-
-    Args:
-        max_message_bytes: the broker's limit for metadata and payload of one entry.
-    """
-    limit = min(OUTPUT_BATCH_BYTES, max_message_bytes - OUTCOME_BYTES)
-    heads: list[bytes] = []
-    payloads: list[bytes] = []
-    size, source = 0, None
-    for messages, added in _with_room(outcomes, limit):
-        full = size + added > limit or len(heads) + len(messages.heads) > OUTPUT_BATCH_MESSAGES
-        if heads and (full or not _may_share(messages.source, source)):
-            yield _batch(heads, payloads, source)
-            heads, payloads, size = [], [], 0
-        source = messages.source
-        if source.sealed is not None:
-            yield _sealed(messages.heads[0], messages.payloads[0], source.sealed)
-            continue
-        heads += messages.heads
-        payloads += messages.payloads
-        size += added
-    if heads:
-        yield _batch(heads, payloads, source)
-
-
-def _with_room(outcomes: Iterable[Messages], limit: int) -> Iterator[tuple[Messages, int]]:
-    """The same messages and their size, but one by one where they are too large for one entry."""
+def pack(outcomes: Iterable[Messages], max_message_bytes: int) -> list[Output]:
+    """Outcomes as entries, see `Packer`."""
+    packer = Packer(max_message_bytes)
     for messages in outcomes:
-        size = _size(messages)
-        if size <= limit and len(messages.heads) <= OUTPUT_BATCH_MESSAGES:
-            yield messages, size
-            continue
+        packer.add(messages)
+    return packer.close()
+
+
+class Packer:
+    """Makes entries out of outcomes, in order: one batch as long as compression and schema stay the same and the size
+    allows.
+
+    What is added is copied at once, so that nobody has to hold, and later to look for, the many small objects.
+    """
+
+    def __init__(self, max_message_bytes: int) -> None:
+        """`max_message_bytes` is the broker's limit for metadata and payload of one entry."""
+        self._limit = min(OUTPUT_BATCH_BYTES, max_message_bytes - OUTCOME_BYTES)
+        self._outputs: list[Output] = []
+        self._parts: list[bytes] = []
+        self._size = self._messages = 0
+        self._source: Source | None = None
+
+    def add(self, messages: Messages) -> None:
+        """More outcomes; they need not fit into one entry."""
+        joined = join_columns(messages.heads, messages.payloads)
+        if len(joined) <= self._limit and len(messages.heads) <= OUTPUT_BATCH_MESSAGES:
+            self._add(messages, joined)
+            return
         for head, payload in zip(messages.heads, messages.payloads, strict=True):
-            single = Messages([head], [payload], messages.source)
-            yield single, _size(single)
+            self._add(Messages([head], [payload], messages.source), join_columns([head], [payload]))
 
+    def close(self) -> list[Output]:
+        """All entries."""
+        self._end()
+        return self._outputs
 
-def _size(messages: Messages) -> int:
-    """Bytes in a batch."""
-    return sum(map(len, messages.heads)) + sum(map(len, messages.payloads)) + 4 * len(messages.heads)
+    def _add(self, messages: Messages, joined: bytes) -> None:
+        count = len(messages.heads)
+        full = self._size + len(joined) > self._limit or self._messages + count > OUTPUT_BATCH_MESSAGES
+        if full or not _may_share(messages.source, self._source):
+            self._end()
+        if messages.source.sealed is not None:
+            self._outputs.append(_sealed(messages.heads[0], messages.payloads[0], messages.source.sealed))
+            return
+        self._parts.append(joined)
+        self._size += len(joined)
+        self._messages += count
+        self._source = messages.source
+
+    def _end(self) -> None:
+        """Close the entry that is being filled, and begin another one."""
+        if self._source is not None:
+            self._outputs.append(_batch(b"".join(self._parts), self._messages, self._source))
+            self._parts, self._size, self._messages, self._source = [], 0, 0, None
 
 
 def _may_share(source: Source, other: Source | None) -> bool:
@@ -178,10 +192,8 @@ def _may_share(source: Source, other: Source | None) -> bool:
     )
 
 
-def _batch(heads: Sequence[bytes], payloads: Sequence[bytes], source: Source | None) -> Output:
-    assert source is not None
-    plain = join_columns(heads, payloads)
-    metadata = MessageMetadata(num_messages_in_batch=len(heads), uncompressed_size=len(plain))
+def _batch(plain: bytes, num_messages: int, source: Source) -> Output:
+    metadata = MessageMetadata(num_messages_in_batch=num_messages, uncompressed_size=len(plain))
     payload = plain
     if source.compression != CompressionType.NONE:
         payload = compress(source.compression, plain)
@@ -191,7 +203,7 @@ def _batch(heads: Sequence[bytes], payloads: Sequence[bytes], source: Source | N
             payload = plain  # what does not shrink would grow, perhaps beyond the broker's limit
     if source.schema_version:
         metadata.schema_version = source.schema_version
-    return Output(metadata.SerializePartialToString(), payload, len(heads))
+    return Output(metadata.SerializePartialToString(), payload, num_messages)
 
 
 def _sealed(head: bytes, payload: bytes, sealed: MessageMetadata) -> Output:

@@ -22,20 +22,20 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
-from sequencer.decide import Decided, Overlay
-from sequencer.entries import read_submitted
+from sequencer.decide import Decided, Outcome, Overlay
+from sequencer.entries import portions, read_submitted
 from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
-from sequencer.packing import accepted_in, pack, rejected_message
+from sequencer.packing import Packer, accepted_messages, rejected_message
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
-from sequencer.replies import Replies
+from sequencer.replies import Replies, asks_for_reply
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
@@ -49,6 +49,9 @@ CONSUMER_BUSY_RETRY_S = 0.05
 BATCH_MESSAGES = 8_000
 """Submitted messages that go into one transaction, if as many have arrived: a commit costs the broker as much as
 thousands of messages."""
+
+PORTION_MESSAGES = 500
+"""Messages that are read, judged and made outcomes of in one go: what they take stays in the processor's cache."""
 
 FIRST_BATCH_MESSAGES = 500
 """The first transaction of a life is small: after a takeover a backlog waits, and everybody for the first commit."""
@@ -122,6 +125,7 @@ class Flight(NamedTuple):
 
     txn: TxnId
     decided: Decided
+    """Its outcomes are those for which somebody waits."""
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
     forwarded: int
@@ -347,20 +351,33 @@ async def _produce(
         messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
-        decided = overlay.decide([read for entry in entries for read in read_submitted(entry, limit)])
-        rejected = [rejected_message(o) for o in decided.outcomes if type(o) is Rejected]
-        events = [office.events.send(*output, txn=txn) for output in pack(accepted_in(decided.outcomes), limit)]
+        decided: Decided | None = None
+        accepted, rejected = Packer(limit), Packer(limit)
+        forwarded: list[Forwarded] = []
+        asked: list[Outcome] = []
+        for portion in portions(entries, PORTION_MESSAGES):
+            decided = overlay.decide([one for entry in portion for one in read_submitted(entry, limit)], decided)
+            for outcome in decided.outcomes:
+                match outcome:
+                    case Forwarded():
+                        forwarded.append(outcome)
+                    case Rejected():
+                        rejected.add(rejected_message(outcome))
+                    case _:
+                        accepted.add(accepted_messages(outcome))
+            asked += filter(asks_for_reply, decided.outcomes)
+        assert decided is not None, "there was at least one entry"
+        events = [office.events.send(*output, txn=txn) for output in accepted.close()]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
-        forwarded = [o for o in decided.outcomes if type(o) is Forwarded]
         if forwarded:
             others += await forwarder.send(forwarded, limit)
-        if rejected:
+        if rejections := rejected.close():
             # Registered on first use: most transactions have nothing to reject.
             await office.coordinator.add_partitions(txn, [partition.rejected])
-            others += [office.rejected.send(*output, txn=txn) for output in pack(rejected, limit)]
+            others += [office.rejected.send(*output, txn=txn) for output in rejections]
         await office.events.drain()
-        flights.put_nowait(Flight(txn, decided, events, others, len(forwarded)))
+        flights.put_nowait(Flight(txn, decided._replace(outcomes=asked), events, others, len(forwarded)))
     flights.put_nowait(None)
 
 

@@ -64,6 +64,12 @@ Message = tuple[bytes, bytes]
 """Serialized SingleMessageMetadata, payload."""
 
 
+def asks_for_reply(outcome: Accepted | AcceptedRun | Rejected | Forwarded) -> bool:
+    """Whether its publisher waits for it; for a run its batch has asked, or nobody."""
+    source = outcome.batch.source if isinstance(outcome, AcceptedRun) else outcome.submission
+    return source.reply_to != ""
+
+
 class _Channel:
     """One reply topic: being opened, open, or left alone for a while after a refusal."""
 
@@ -120,19 +126,11 @@ class Replies:
 
         Does not wait and does not raise. What was forwarded is replied to where its outcome comes about.
         """
-        asked: list[Accepted | Rejected | Forwarded] = []
-        for outcome in outcomes:
-            if isinstance(outcome, AcceptedRun):
-                if outcome.batch.source.reply_to:
-                    asked += outcome.outcomes()
-            elif outcome.submission.reply_to:
-                asked.append(outcome)
-        if not asked:
-            return
         by_topic: dict[str, list[Accepted | Rejected]] = {}
-        for outcome in asked:
-            if not isinstance(outcome, Forwarded):
-                by_topic.setdefault(outcome.submission.reply_to, []).append(outcome)
+        for outcome in filter(asks_for_reply, outcomes):
+            for single in outcome.outcomes() if isinstance(outcome, AcceptedRun) else [outcome]:
+                if not isinstance(single, Forwarded):
+                    by_topic.setdefault(single.submission.reply_to, []).append(single)
         try:
             for topic, its_outcomes in by_topic.items():
                 self._reply(topic, its_outcomes)

@@ -64,14 +64,14 @@ def flawed(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> Flawed:
 class ByColumns(Overlay):
     """An overlay that is given what is plain by columns, as a partition gives it, and still tells one by one."""
 
-    def decide(self, submissions: Iterable[Read | PlainBatch]) -> Decided:
+    def decide(self, submissions: Iterable[Read | PlainBatch], before: Decided | None = None) -> Decided:
         originals = list(each(submissions))
         placed = [replace(one, batch_index=place) for place, one in enumerate(originals)]
         arranged: list[Read | PlainBatch] = []
         for plain, group in groupby(placed, is_plain):
             together = list(group)
             arranged += [columns([one for one in together if isinstance(one, Submission)])] if plain else together
-        decided = super().decide(arranged)
+        decided = super().decide(arranged, before)
         outcomes = sorted(one_by_one(decided.outcomes), key=lambda outcome: outcome.submission.batch_index)
         assert [outcome.submission for outcome in outcomes] == placed
         told = (replace(one, submission=original) for one, original in zip(outcomes, originals, strict=True))
