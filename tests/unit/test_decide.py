@@ -432,3 +432,17 @@ def test_a_misrouted_aggregate_is_not_forwarded_twice(overlay_of: MakeOverlay) -
 def test_at_its_home_it_is_accepted(overlay_of: MakeOverlay) -> None:
     overlay = overlay_of(Memory(), partition=1, partitions=3, next_sequence=0)
     assert shorts(overlay, submit(ELSEWHERE, "1", -1)) == ["accepted 0"]
+
+
+def test_one_transaction_in_several_goes(overlay_of: MakeOverlay) -> None:
+    overlay = overlay_of(Memory(), next_sequence=7)
+    first = overlay.decide([submit("a", "1", -1), submit("b", "2", -1)])
+    second = overlay.decide([submit("a", "3", 0), submit("a", "1")], first)
+    assert [short(outcome) for outcome in second.outcomes] == ["accepted 1", "duplicate 0"]
+    assert (second.messages, second.tails, second.next_sequence) == (4, {"a": 1, "b": 0}, 10)
+    assert ids_of(second) == {
+        (event_id("1"), "a"): (0, 7),
+        (event_id("2"), "b"): (0, 8),
+        (event_id("3"), "a"): (1, 9),
+    }
+    overlay.applied(second)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sequencer.entries import MAX_SCHEMA_VERSION_BYTES, ForeignWriter, StoredEvent, read_events
+from sequencer.entries import MAX_SCHEMA_VERSION_BYTES, ForeignWriter, StoredEvent, portions, read_events
 from sequencer.event import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
@@ -139,6 +139,27 @@ def test_a_compacted_out_flag_of_a_publisher_is_taken_away() -> None:
     for head in (read.head, accepted_head(Accepted(read, 0, 0))):
         assert not SingleMessageMetadata.FromString(head).compacted_out
     assert SingleMessageMetadata.FromString(read.head).partition_key == KEY
+
+
+# --- reading: in portions ---
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([1], [[1]]),
+        ([4, 4, 2, 1], [[4, 4, 2], [1]]),
+        ([10, 10], [[10], [10]]),
+        ([1, 11, 1, 1], [[1], [11], [1, 1]]),
+        ([11], [[11]]),
+        ([3, 3, 3, 3, 3], [[3, 3, 3], [3, 3]]),
+    ],
+)
+def test_entries_are_read_in_portions(counts: list[int], groups: list[list[int]]) -> None:
+    entries = [batch([message(GOOD)] * count) for count in counts]
+    found = [list(portion) for portion in portions(entries, 10)]
+    assert [[entry.metadata.num_messages_in_batch for entry in portion] for portion in found] == groups
+    assert [entry for portion in found for entry in portion] == entries
 
 
 # --- reading: lists of events ---
