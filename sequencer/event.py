@@ -354,11 +354,20 @@ def canonical_partition(key: str, partitions: int) -> int:
     return (value & 0x7FFFFFFF) % partitions
 
 
+def varint(number: int) -> bytes:
+    """A number of 0 or more as protobuf writes it: seven bits a byte, the lowest first."""
+    if number < 0x80:
+        return b"%c" % number
+    if number < 0x4000:
+        return b"%c%c" % (number & 0x7F | 0x80, number >> 7)
+    return b"%c%b" % (number & 0x7F | 0x80, varint(number >> 7))
+
+
 def _property(name: str, value: str) -> bytes:
-    """One serialized `KeyValue properties = 1` field, of MessageMetadata's field 4 or SingleMessageMetadata's 1."""
-    field = SingleMessageMetadata()
-    field.properties.add(key=name, value=value)
-    return field.SerializePartialToString()
+    """One serialized `KeyValue properties = 1` field, of SingleMessageMetadata."""
+    key, text = name.encode(), value.encode()
+    pair = b"\n%b%b\x12%b%b" % (varint(len(key)), key, varint(len(text)), text)
+    return b"\n%b%b" % (varint(len(pair)), pair)
 
 
 def accepted_properties(id_text: str, version: int, sequence: int, submission: str) -> bytes:

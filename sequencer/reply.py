@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Submission
+from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Submission, varint
 from sequencer.packing import Output
 from sequencer.pulsar.batches import join_batch
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
@@ -95,17 +95,9 @@ def reply_message(outcome: Accepted | Rejected) -> tuple[bytes, bytes]:
     The metadata is written out by hand, as in `accepted_properties`: partition_key is field 2, payload_size field 3.
     """
     payload = _encode(reply_to(outcome))
-    size = b"\x18" + _varint(len(payload))
+    size = b"\x18" + varint(len(payload))
     key = _key(outcome.submission).encode()
-    return b"\x12%b%b%b" % (_varint(len(key)), key, size) if key else size, payload
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return b"%c" % number
-    if number < 0x4000:
-        return b"%c%c" % (number & 0x7F | 0x80, number >> 7)
-    return b"%c%b" % (number & 0x7F | 0x80, _varint(number >> 7))
+    return b"\x12%b%b%b" % (varint(len(key)), key, size) if key else size, payload
 
 
 def _key(submission: Submission | Flawed) -> str:

@@ -12,6 +12,7 @@ from sequencer.event import (
     MAX_DETAIL_BYTES,
     MAX_LIST_EVENTS,
     OUTCOME_BYTES,
+    REPLY_TO,
     BrokenContract,
     Envelope,
     Reason,
@@ -22,9 +23,11 @@ from sequencer.event import (
     binary_envelope,
     canonical_partition,
     rejected_properties,
+    reply_property,
     structured_envelope,
     uuid_bytes,
 )
+from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
 from tests.hashed_keys import HASHED_KEYS
 from tests.submitted import ID, KEY, properties_of, structured
 
@@ -325,3 +328,10 @@ def test_a_detail_is_cut_to_what_an_outcome_may_add(detail: str) -> None:
     assert detail.startswith(kept)
     assert MAX_DETAIL_BYTES - 4 < len(kept.encode()) <= MAX_DETAIL_BYTES
     assert len(serialized) < OUTCOME_BYTES / 2, "the rest is for the metadata of a batch of one"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 300, 16_383, 16_384, 100_000])
+def test_a_property_is_written_as_protobuf_writes_it(size: int) -> None:
+    single = SingleMessageMetadata()
+    single.properties.add(key=REPLY_TO, value="ü" * (size // 2) + "x" * (size % 2))
+    assert reply_property(single.properties[0].value) == single.SerializePartialToString()
