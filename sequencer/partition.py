@@ -28,7 +28,7 @@ from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
-from sequencer.packing import Packer, accepted_messages, rejected_message
+from sequencer.packing import Output, Packer, accepted_messages, rejected_message
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
@@ -120,12 +120,21 @@ class Office(NamedTuple):
         )
 
 
+class Judged(NamedTuple):
+    """What a transaction is to hold."""
+
+    decided: Decided
+    """Its outcomes are those for which somebody waits."""
+    events: Sequence[Output]
+    rejected: Sequence[Output]
+    forwarded: Sequence[Forwarded]
+
+
 class Flight(NamedTuple):
     """A transaction that has been produced: outcomes sent, input acknowledged, not yet committed."""
 
     txn: TxnId
     decided: Decided
-    """Its outcomes are those for which somebody waits."""
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
     forwarded: int
@@ -351,34 +360,40 @@ async def _produce(
         messages = BATCH_MESSAGES
         last = _check_order(partition, last, entries)
         txn = await pool.take()
-        decided: Decided | None = None
-        accepted, rejected = Packer(limit), Packer(limit)
-        forwarded: list[Forwarded] = []
-        asked: list[Outcome] = []
-        for portion in portions(entries, PORTION_MESSAGES):
-            decided = overlay.decide([one for entry in portion for one in read_submitted(entry, limit)], decided)
-            for outcome in decided.outcomes:
-                match outcome:
-                    case Forwarded():
-                        forwarded.append(outcome)
-                    case Rejected():
-                        rejected.add(rejected_message(outcome))
-                    case _:
-                        accepted.add(accepted_messages(outcome))
-            asked += filter(asks_for_reply, decided.outcomes)
-        assert decided is not None, "there was at least one entry"
-        events = [office.events.send(*output, txn=txn) for output in accepted.close()]
+        judged = _judge(overlay, entries, limit)
+        events = [office.events.send(*output, txn=txn) for output in judged.events]
         others: list[asyncio.Future[MessageId] | asyncio.Future[None]] = []
         others.append(office.input.ack([entry.message_id for entry in entries], txn=txn))
-        if forwarded:
-            others += await forwarder.send(forwarded, limit)
-        if rejections := rejected.close():
+        if judged.forwarded:
+            others += await forwarder.send(judged.forwarded, limit)
+        if judged.rejected:
             # Registered on first use: most transactions have nothing to reject.
             await office.coordinator.add_partitions(txn, [partition.rejected])
-            others += [office.rejected.send(*output, txn=txn) for output in rejections]
+            others += [office.rejected.send(*output, txn=txn) for output in judged.rejected]
         await office.events.drain()
-        flights.put_nowait(Flight(txn, decided._replace(outcomes=asked), events, others, len(forwarded)))
+        flights.put_nowait(Flight(txn, judged.decided, events, others, len(judged.forwarded)))
     flights.put_nowait(None)
+
+
+def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
+    """What the entries of one transaction become."""
+    decided: Decided | None = None
+    accepted, rejected = Packer(limit), Packer(limit)
+    forwarded: list[Forwarded] = []
+    asked: list[Outcome] = []
+    for portion in portions(entries, PORTION_MESSAGES):
+        decided = overlay.decide([one for entry in portion for one in read_submitted(entry, limit)], decided)
+        for outcome in decided.outcomes:
+            match outcome:
+                case Forwarded():
+                    forwarded.append(outcome)
+                case Rejected():
+                    rejected.add(rejected_message(outcome))
+                case _:
+                    accepted.add(accepted_messages(outcome))
+        asked += filter(asks_for_reply, decided.outcomes)
+    assert decided is not None, "there was at least one entry"
+    return Judged(decided._replace(outcomes=asked), accepted.close(), rejected.close(), forwarded)
 
 
 async def _arrived(consumer: Consumer, room: asyncio.Semaphore, max_messages: int) -> list[Entry]:
