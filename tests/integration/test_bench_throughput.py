@@ -32,8 +32,8 @@ def test_at_least_once(broker: EmbeddedBroker, tmp_path: Path) -> None:
 
 
 def test_the_matrix(broker: EmbeddedBroker, tmp_path: Path) -> None:
-    cell = Cell("2 partitions in 2 processes", Workload(1000, aggregates=100), Layout(2, 2))
-    (sequencer,) = matrix.measure([cell], broker, runs=1, directory=tmp_path, progress=QUIET)
-    assert sequencer.at["program"] == "sequencer"
+    cell = Cell("2 partitions in 2 processes", Workload(1000, aggregates=100), Layout(2, 2), with_relay=True)
+    relay, sequencer = matrix.measure([cell], broker, runs=1, directory=tmp_path, progress=QUIET)
+    assert (relay.at["program"], sequencer.at["program"]) == ("relay", "sequencer")
     assert sequencer.at["events"] == 2000
     assert sequencer.figures["events_per_s"]["median"] > 0
