@@ -17,6 +17,13 @@ from state.peek import peek_index
 
 def damage_index(directory: Path, how: str) -> bool:
     """Damage an index whose process is dead: "removed N", "truncated N" or "flipped N". False: there is none yet."""
+    while True:
+        # Another process, whose index lies there too, may take files away meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            return _damage(directory, how)
+
+
+def _damage(directory: Path, how: str) -> bool:
     damage, _, seed = how.partition(" ")
     files = sorted(file for file in _walk(directory) if file.is_file() and file.stat().st_size)
     if not files:
