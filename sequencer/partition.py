@@ -30,7 +30,7 @@ from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
 from sequencer.packing import Output, Packer, accepted_messages, rejected_message
 from sequencer.pool import TransactionPool
-from sequencer.prime import prime_outputs
+from sequencer.prime import prime_outputs, refresh_end
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
@@ -286,6 +286,7 @@ async def take_over(client: PulsarClient, partition: Partition, owner: Producer)
     office = Office(OwnerLog(owner), events.result(), rejected.result(), consumer.result(), coordinator.result())
     # The broker treats the first transaction ever on a topic differently: it must not be one that matters.
     await prime_outputs(client, (office.events, office.rejected), office.coordinator, office.log)
+    await refresh_end(office.events, office.coordinator, office.log)
     return office
 
 

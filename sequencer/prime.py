@@ -51,6 +51,23 @@ async def _prime(client: PulsarClient, output: Producer, coordinator: Coordinato
         raise PrimingFailed(f"{output.topic} shows a message although its only transaction was aborted")
 
 
+async def refresh_end(output: Producer, coordinator: Coordinator, owner_log: OwnerLog) -> None:
+    """Have the broker forget what it remembers as the end of an output partition, by an empty transaction's abort.
+
+    A broker (4.2.4, PersistentTopic.getLastDispatchablePosition) keeps the answer of GET_LAST_MESSAGE_ID until the next
+    commit or abort. An answer that somebody's question is still looking for while a transaction commits is kept too,
+    although it is the end before that commit: whoever asks afterwards would not hear of what was committed last. So
+    whoever must know the end asks after one more abort, some round trips later than the last commit.
+
+    Raises:
+        PulsarError.
+    """
+    txn = await coordinator.new_txn(ttl_ms=int(TRANSACTION_TTL_S * 1000))
+    await owner_log.record([txn])
+    await coordinator.add_partitions(txn, [output.topic])
+    await coordinator.end(txn, commit=False)
+
+
 async def _shows_messages(client: PulsarClient, topic: str) -> bool:
     """Whether anything is readable: the broker names no last message where all that is there is aborted or open."""
     reader = await client.reader(topic)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sequencer.prime import PrimingFailed, prime_outputs
+from sequencer.prime import PrimingFailed, prime_outputs, refresh_end
 from sequencer.pulsar.errors import ConnectionLost
 from sequencer.pulsar.frames import MessageId, TxnId
 
@@ -98,3 +98,9 @@ def test_a_message_that_shows_after_all_is_a_failure() -> None:
     stand.end = end_and_show  # type: ignore[method-assign]
     with pytest.raises(PrimingFailed, match="shows a message"):
         prime(stand)
+
+
+def test_the_end_is_refreshed_by_an_empty_transaction_recorded_before_it_is_used() -> None:
+    stand: Any = Stand(visible=3)
+    asyncio.run(refresh_end(stand, stand, stand))
+    assert stand.done == ["open", "record", "register", "abort"]
