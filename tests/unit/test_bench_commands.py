@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -14,6 +16,8 @@ from rich.progress import Progress
 from bench import stage
 from bench.__main__ import SECTIONS, bench, failing_in_one_line
 from sequencer.pulsar.errors import ConnectionLost
+
+LINE_WITHIN_S = 30.0
 
 COMMANDS = [name for names in SECTIONS.values() for name in names]
 ROOT = Path(__file__).parents[2]
@@ -102,17 +106,31 @@ def test_ctrl_c() -> None:
     assert (done.exit_code, done.stderr) == (130, "interrupted\n")
 
 
+class Written(io.StringIO):
+    """A standard error that is no terminal, and tells when something has been written to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed = threading.Event()
+
+    def flush(self) -> None:
+        super().flush()
+        if self.getvalue().endswith("\n"):
+            self.flushed.set()
+
+
 def test_progress_without_a_terminal_is_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stage, "LINE_EVERY_S", 0.01)
+    written = Written()
+    monkeypatch.setattr("sys.stderr", written)
     with stage.progress_bar() as progress:
         assert isinstance(progress, Progress)
         progress.add_task("finished", total=1, completed=1)
         progress.add_task("throughput", total=4, completed=1)
-        shown = ""
-        while not shown:
-            shown = capfd.readouterr().err
+        assert written.flushed.wait(LINE_WITHIN_S)
+    shown = written.getvalue()
     assert shown.splitlines()[0] == "throughput: 25 % after 0 s"
     assert "finished" not in shown
-    assert capfd.readouterr().out == ""
+    assert capsys.readouterr().out == ""
