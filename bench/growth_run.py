@@ -161,7 +161,7 @@ class _Clocked:
         self.looked_up += len(keys)
         return tails
 
-    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
         raise AssertionError("every expected version matches: no id is looked up")
 
     def apply(self, tails: Mapping[str, int], ids: Iterable[tuple[bytes, str, int, int]]) -> None:
@@ -176,8 +176,8 @@ class _Unlimited:
     def tails(self, keys: Sequence[str]) -> list[int]:
         return [0] * len(keys)
 
-    def accepted(self, event_id: bytes, key: str) -> None:
-        return None
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
+        return [None] * len(asked)
 
 
 def _memory_with_a_full_overlay() -> float:

@@ -118,8 +118,8 @@ class _Known:
     def tails(self, keys: Sequence[str]) -> list[int]:
         return [0] * len(keys)
 
-    def accepted(self, event_id: bytes, key: str) -> None:
-        return None
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
+        return [None] * len(asked)
 
 
 def _overlay() -> Overlay:
@@ -280,12 +280,12 @@ def index_miss(material: Material) -> Timer:
 
 
 def index_id_miss(material: Material) -> Timer:
-    """Whether an id was accepted before, of ids that were not; one get each."""
+    """Whether an id was accepted before, of ids that were not; in one multi-get."""
     index, chance = material.index(), random.Random(1)
 
     def prepare() -> Callable[[], object]:
         asked = [(random.randbytes(16), key) for key in material.keys(chance)]
-        return lambda: [index.accepted(*one) for one in asked]
+        return lambda: index.accepted(asked)
 
     return _repeat_on(prepare)
 

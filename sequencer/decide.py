@@ -32,7 +32,7 @@ class Index(Protocol):
     """What the overlay asks of the version index."""
 
     def tails(self, keys: Sequence[str]) -> list[int]: ...
-    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None: ...
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]: ...
 
 
 Outcome = Accepted | AcceptedRun | Rejected | Forwarded
@@ -130,7 +130,7 @@ def judge(
     return Rejected(submission, Reason.WRONG_EXPECTED_VERSION, f"expected {expected}, {found}", expected, tail)
 
 
-def _duplicate(submission: Submission, tail: int, first: tuple[int, int], last: tuple[int, int]) -> Rejected:
+def _duplicate(submission: Submission, tail: int | None, first: tuple[int, int], last: tuple[int, int]) -> Rejected:
     return Rejected(
         submission,
         Reason.DUPLICATE,
@@ -169,6 +169,7 @@ class Overlay:
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
         self._unapplied: deque[AcceptedIds] = deque()  # the last one is that of the batch being judged
+        self._known: dict[tuple[bytes, str], tuple[int, int]] = {}  # to the index, of the ids that it was asked for
         self._in_flight = 0
 
     def decide(self, submissions: Sequence[Submission | Flawed | PlainBatch], before: Decided | None = None) -> Decided:
@@ -187,6 +188,7 @@ class Overlay:
             assert ids is self._unapplied[-1], "a transaction is decided before the next one is begun"
         # One look-up for all of them: most publishers that do not batch send one message an entry.
         self._tails([one.key for one in submissions if type(one) is Submission])
+        self._known = self._look_up(_ids_to_know(submissions))
         judged = 0
         outcomes: list[Outcome] = []
         for submission in submissions:
@@ -196,6 +198,7 @@ class Overlay:
             else:
                 judged += 1
                 outcomes.append(self._judge_one(submission, ids))
+        self._tell_duplicates(outcomes)
         self._in_flight += judged
         assert self._in_flight <= self._half, "more events decided and not applied than the overlay can hold"
         decided = Decided(outcomes, messages + judged, ids)
@@ -296,7 +299,29 @@ class Overlay:
             before = ids.find(event_id, key)
             if before is not None:
                 return before
-        return self._index.accepted(event_id, key)
+        return self._known.get((event_id, key))
+
+    def _tell_duplicates(self, outcomes: list[Outcome]) -> None:
+        """A single event whose expected version does not match is rejected either way: whether the index remembers its
+        id, so that it is a duplicate, is asked last and for all of them at once. A look-up by itself costs several
+        times as much."""
+        conflicts = [
+            (place, outcome, outcome.submission)
+            for place, outcome in enumerate(outcomes)
+            if isinstance(outcome, Rejected)
+            and outcome.reason == Reason.WRONG_EXPECTED_VERSION
+            and isinstance(outcome.submission, Submission)
+            and outcome.submission.several is None
+        ]
+        known = self._look_up([(submission.event_id, submission.key) for _, _, submission in conflicts])
+        for place, conflict, submission in conflicts if known else ():
+            if before := known.get((submission.event_id, submission.key)):
+                outcomes[place] = _duplicate(submission, conflict.current, before, before)
+
+    def _look_up(self, asked: Sequence[tuple[bytes, str]]) -> dict[tuple[bytes, str], tuple[int, int]]:
+        """What the index remembers of these ids and aggregates."""
+        found = self._index.accepted(asked) if asked else []
+        return {row: before for row, before in zip(asked, found, strict=True) if before is not None}
 
     def _misrouted(self, submission: Submission) -> Rejected | Forwarded | None:
         """What to do with it where another partition is the aggregate's own: forward it, but only once.
@@ -313,3 +338,20 @@ class Overlay:
 
     def _is_home_of(self, key: str) -> bool:
         return self._partitions == 1 or canonical_partition(key, self._partitions) == self._partition
+
+
+def _ids_to_know(submissions: Sequence[Submission | Flawed | PlainBatch]) -> list[tuple[bytes, str]]:
+    """The ids, and their aggregates, without which these cannot be judged: of events that any version suits, and of
+    lists."""
+    ids: list[tuple[bytes, str]] = []
+    for one in submissions:
+        if isinstance(one, PlainBatch):
+            if None in one.expected:
+                columns = zip(one.event_ids, one.keys, one.expected, strict=True)
+                ids += [(event_id, key) for event_id, key, expected in columns if expected is None]
+        elif isinstance(one, Submission):
+            if one.several is not None:
+                ids += [(member.event_id, one.key) for member in one.several]
+            elif one.expected is None:
+                ids.append((one.event_id, one.key))
+    return ids

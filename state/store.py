@@ -37,11 +37,12 @@ TABLE_FILE_BYTES = 8 * MIB
 FIRST_LEVEL_BYTES = (
     16 * MIB
 )  # about what four flushes bring; RocksDB's 256 MiB would be rewritten by every four of them
-IDS_SIZE_RATIO_PERCENT = 50  # merge runs of ids even when the next one is half as large again: fewer runs to look into
 MERGED_AT_FILES = 8  # of the first level; RocksDB's 4 merge twice as often, for look-ups that are hardly faster
+IDS_SIZE_RATIO_PERCENT = 50  # merge runs of ids even when the next one is half as large again: fewer runs to look into
+IDS_MERGED_AT_RUNS = 16  # ids are written far more often than looked up, and in look-ups of many a run costs little
 ID_BYTES = 16
-IDS_BUCKETS = 20_000  # about as many rows as a write buffer holds
-IDS_WRITE_BUFFERS = 4  # one is filled while others are sorted and flushed
+IDS_BUCKETS = 80_000  # about as many rows as a write buffer holds
+IDS_WRITE_BUFFERS = 3  # one is filled while others are sorted and flushed
 MEMTABLE_BLOOM_RATIO = 0.1  # of a write buffer; halves the cost of a miss
 BLOOM_BITS_PER_KEY = (
     10  # 1 % false positives; a miss (new aggregate, new id) is the common case and should read no block
@@ -66,7 +67,7 @@ _LEFT_BY_A_LOOK = re.compile(r"LOCK|LOG(\.old\.\d+)?|rocksdict-config\.json")
 
 class StoreOptions:
     """RocksDB options of one handle. All families share one block cache. ``write_buffer_bytes`` is what the two
-    families being written fill together; what is being flushed meanwhile may come to as much again."""
+    families being written fill together, or less; what is being flushed meanwhile may come to as much again."""
 
     def __init__(self, *, block_cache_bytes: int, write_buffer_bytes: int) -> None:
         self._cache = Cache(block_cache_bytes)
@@ -94,11 +95,13 @@ class StoreOptions:
         table.set_block_cache(self._cache)
         table.set_block_size(BLOCK_BYTES)
         table.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
-        # Filters and indexes of 10^8 rows are larger than the cache: cut them up and keep the parts in use.
-        table.set_index_type(BlockBasedIndexType.two_level_index_search())
-        table.set_partition_filters(True)
         table.set_cache_index_and_filter_blocks(True)
-        table.set_pin_top_level_index_and_filter(True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+        if not IDS_FAMILY.fullmatch(name):
+            # Filters and indexes of 10^8 aggregates are larger than the cache: cut them up and keep the parts in use.
+            table.set_index_type(BlockBasedIndexType.two_level_index_search())
+            table.set_partition_filters(True)
+            table.set_pin_top_level_index_and_filter(True)
         options = Options(raw_mode=True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_size(self._write_buffer_bytes // 4)
@@ -115,11 +118,13 @@ class StoreOptions:
             merging.size_ratio = IDS_SIZE_RATIO_PERCENT
             options.set_compaction_style(DBCompactionStyle.universal())
             options.set_universal_compaction_options(merging)
+            options.set_level_zero_file_num_compaction_trigger(IDS_MERGED_AT_RUNS)
             # Ids come in no order. In a hash table they cost the writer a third; the thread that flushes sorts them.
             options.set_prefix_extractor(SliceTransform.create_fixed_prefix(ID_BYTES))
             hash_table: Any = MemtableFactory.hash_link_list  # its annotation lacks the argument
             options.set_memtable_factory(hash_table(IDS_BUCKETS))
             options.set_memtable_prefix_bloom_ratio(0)
+            options.set_write_buffer_size(self._write_buffer_bytes // 2)
             options.set_max_write_buffer_number(IDS_WRITE_BUFFERS)
         return options
 

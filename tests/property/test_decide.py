@@ -167,7 +167,7 @@ class OverlayAndIndex(RuleBasedStateMachine):
             assert self.index.tails(KEYS) == [model.tails.get(key, -1) for key in KEYS]
             assert self.sequence_in_the_index() == model.sequence
             for (key, event_id), accepted in model.ids.items():
-                assert self.index.accepted(event_id, key) == accepted
+                assert self.index.accepted([(event_id, key)])[0] == accepted
 
     def teardown(self) -> None:
         if hasattr(self, "index"):

@@ -74,7 +74,7 @@ class Model:
 
 
 def everything(index: VersionIndex) -> tuple[object, ...]:
-    ids = [index.accepted(event_id, key) for event_id in IDS for key in KEYS]
+    ids = [index.accepted([(event_id, key)])[0] for event_id in IDS for key in KEYS]
     return index.checkpoint, dict(index.entries()), ids, index._state.generation - 1
 
 
@@ -125,7 +125,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(event_id=event_ids, key=keys)
     def accepted(self, event_id: bytes, key: str) -> None:
-        assert self.index.accepted(event_id, key) == self.model.accepted(event_id, key)
+        assert self.index.accepted([(event_id, key)])[0] == self.model.accepted(event_id, key)
 
     @rule()
     def reopen(self) -> None:
@@ -216,7 +216,7 @@ def use(directory: Path) -> None:
 
         def look_up(key: str) -> None:
             assert all(version >= -1 for version in index.tails([key, "a"]))
-            found = [index.accepted(event_id, key) for event_id in IDS]
+            found = [index.accepted([(event_id, key)])[0] for event_id in IDS]
             assert all(before is None or min(before) >= 0 for before in found)
 
         def scan() -> None:
@@ -227,7 +227,7 @@ def use(directory: Path) -> None:
         gives_values_or_a_failure(directory, scan)
         index.apply({"a": 1}, [(IDS[3], "a", 1, 7)], accepted_at_ms=50, checkpoint=b"2")
         assert index.tails(["a"]) == [1]
-        assert index.accepted(IDS[3], "a") == (1, 7)
+        assert index.accepted([(IDS[3], "a")])[0] == (1, 7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -83,8 +83,8 @@ class NoIndex:
     def tails(self, keys: Any) -> list[int]:
         return [-1] * len(keys)
 
-    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
-        return None
+    def accepted(self, asked: Any) -> list[tuple[int, int] | None]:
+        return [None] * len(asked)
 
 
 def as_read(entry: Entry) -> list[Message]:

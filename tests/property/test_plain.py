@@ -350,8 +350,8 @@ class Memory:
     def tails(self, keys: Sequence[str]) -> list[int]:
         return [self.stored.get(key, -1) for key in keys]
 
-    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
-        return self.ids.get((event_id, key))
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
+        return [self.ids.get(row) for row in asked]
 
     def decide(self, submissions: Round) -> Decided:
         decided = self.overlay.decide(submissions)

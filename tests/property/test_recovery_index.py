@@ -107,7 +107,7 @@ class World:
         assert level == (*self.log.end[:2], self.sequence)
         assert index.checkpoint == level.to_bytes()
         for (key, event_id), (version, accepted_at_ms) in self.ids.items():
-            found = (index.accepted(event_id, key) or (None,))[0]
+            found = (index.accepted([(event_id, key)])[0] or (None,))[0]
             if accepted_at_ms > self.log.now_ms - WINDOW_MS:
                 assert found == version
             else:

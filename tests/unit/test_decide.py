@@ -41,15 +41,15 @@ class Memory:
         self.stored = dict(tails)
         self.ids = dict(ids)
         self.asked_tails: list[str] = []
-        self.asked_ids = 0
+        self.asked_ids: list[int] = []
 
     def tails(self, keys: Sequence[str]) -> list[int]:
         self.asked_tails.extend(keys)
         return [self.stored.get(key, -1) for key in keys]
 
-    def accepted(self, event_id: bytes, key: str) -> tuple[int, int] | None:
-        self.asked_ids += 1
-        return self.ids.get((event_id, key))
+    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
+        self.asked_ids.append(len(asked))
+        return [self.ids.get(row) for row in asked]
 
     def apply(self, decided: Decided) -> None:
         self.stored.update(decided.tails)
@@ -118,8 +118,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionIndex]:
         of_another = [(event_id("another"), ANOTHER, 0, SEQUENCE)]
         index.apply({ANOTHER: 0}, of_another, accepted_at_ms=1 + WINDOW_MS, checkpoint=None)
         index.apply(tails, kept, accepted_at_ms=1 + 2 * WINDOW_MS, checkpoint=None)
-        assert index.accepted(event_id("7-0"), AGGREGATES[7]) is None, "it has left"
-        assert index.accepted(event_id("7-1"), AGGREGATES[7]) == (1, SEQUENCE + 1), "it has not"
+        assert index.accepted([(event_id("7-0"), AGGREGATES[7])])[0] is None, "it has left"
+        assert index.accepted([(event_id("7-1"), AGGREGATES[7])])[0] == (1, SEQUENCE + 1), "it has not"
         yield index
 
 
@@ -310,9 +310,23 @@ def test_a_batch_asks_for_every_tail_once_and_for_ids_where_a_duplicate_is_possi
     index = Memory({"a": 1})
     shorts(overlay_of(index), submit("a", "1", 1), submit("a", "2", 2), submit("b", "3", -1), submit("b", "4", 0))
     assert sorted(index.asked_tails) == ["a", "b"]
-    assert index.asked_ids == 0
-    shorts(overlay_of(index), submit("a", "5"), submit("a", "6", 0))
-    assert index.asked_ids == 2
+    assert index.asked_ids == []
+    shorts(overlay_of(index), submit("a", "5"), submit("a", "6", 2), submit("b", "7"))
+    assert index.asked_ids == [2], "at once, before anything is judged"
+
+
+def test_ids_of_conflicts_are_looked_up_together(overlay_of: MakeOverlay) -> None:
+    known = {(event_id("1"), "a"): (0, 40), (event_id("2"), "b"): (0, 41)}
+    index = Memory({"a": 1, "b": 2}, known)
+    conflicts = [submit("a", "1", 7), submit("b", "1", 7), submit("b", "2", 8), submit("a", "3", 7)]
+    overlay = overlay_of(index)
+    assert shorts(overlay, *conflicts) == ["duplicate 0", WRONG, "duplicate 0", WRONG]
+    assert index.asked_ids == [4]
+    assert shorts(overlay, submit("a", "4", 7), submit("a", "4", 1), submit("a", "4", 7)) == [
+        WRONG,
+        "accepted 2",
+        "duplicate 2",
+    ], "what comes later in a batch is no reason"
 
 
 # --- batches in flight ---
@@ -336,7 +350,6 @@ def test_a_duplicate_of_any_batch_in_flight(overlay_of: MakeOverlay) -> None:
     for n in range(3):
         assert shorts(overlay, submit("a", str(n))) == [f"duplicate {n}"]
     assert shorts(overlay, submit("b", "0")) == ["accepted 0"], "an id counts for its aggregate only"
-    assert index.asked_ids == 4, "three fresh ones and the one of b"
     index.apply(batches[0])
     overlay.applied(batches[0])
     assert shorts(overlay, submit("a", "0"), submit("a", "1")) == ["duplicate 0", "duplicate 1"]

@@ -87,7 +87,7 @@ def test_an_empty_index_knows_nothing(tmp_path: Path) -> None:
         assert index.checkpoint is None
         assert index.tails(["a", "b"]) == [-1, -1]
         assert index.tails([]) == []
-        assert index.accepted(event_id(1), "a") is None
+        assert index.accepted([(event_id(1), "a")])[0] is None
         assert list(index.entries()) == []
         assert index.aggregates() == 0
         assert index.size_bytes > 0
@@ -102,7 +102,7 @@ def test_what_is_applied_is_found_in_order_before_and_after_a_reopen(tmp_path: P
     with VersionIndex.open(tmp_path, identity=IDENTITY) as index:
         assert index.tails(keys) == [5, -1, 2**62, 1, 3, 2**62, 9]
         assert index.checkpoint == b"two"
-        assert index.accepted(event_id(7), "a") == at(0)
+        assert index.accepted([(event_id(7), "a")])[0] == at(0)
         assert dict(index.entries()) == {"": 1, "a": 2**62, "b": 5, "ключ-🔑": 3, "k" * 5000: 9}
 
 
@@ -126,10 +126,9 @@ def test_an_id_belongs_to_its_aggregate(tmp_path: Path) -> None:
             accepted_at_ms=1,
             checkpoint=b"x",
         )
-        assert index.accepted(event_id(1), "a") == at(4)
-        assert index.accepted(event_id(1), "b") == at(0)
-        assert index.accepted(event_id(1), "c") is None
-        assert index.accepted(event_id(2), "a") is None
+        asked = [(event_id(1), "c"), (event_id(1), "a"), (event_id(2), "a"), (event_id(1), "b"), (event_id(1), "a")]
+        assert index.accepted(asked) == [None, at(4), None, at(0), at(4)]
+        assert index.accepted([]) == []
 
 
 def test_entries_go_on_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     index.close()
     uses: list[Callable[[], object]] = [
         lambda: index.tails(["a"]),
-        lambda: index.accepted(event_id(1), "a"),
+        lambda: index.accepted([(event_id(1), "a")])[0],
         lambda: index.apply({"a": 1}, [], accepted_at_ms=1, checkpoint=b"y"),
         lambda: list(index.entries()),
         lambda: list(unfinished),
@@ -165,7 +164,7 @@ def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
 
 
 def remembered(index: VersionIndex, numbers: range) -> list[int]:
-    return [n for n in numbers if index.accepted(event_id(n), "a") is not None]
+    return [n for n in numbers if index.accepted([(event_id(n), "a")])[0] is not None]
 
 
 def accept(index: VersionIndex, number: int, at_ms: int) -> None:
@@ -434,7 +433,7 @@ def exercise(directory: Path) -> None:
         keys = [f"account-{n}" for n in range(3000)]
         assert index.tails(keys) == [n if n < end else -1 for n in range(3000)]
         for n in range(0, 3000, 50):
-            assert index.accepted(event_id(n), keys[n]) == (at(n) if n < end else None)
+            assert index.accepted([(event_id(n), keys[n])])[0] == (at(n) if n < end else None)
         assert dict(index.entries()) == {f"account-{n}": n for n in range(end)}
         apply_range(index, end, end + 100)
     with VersionIndex.open(directory, identity=IDENTITY) as index:
@@ -479,7 +478,7 @@ def test_a_bit_that_flips_while_the_index_is_open_is_found_when_it_is_read(tmp_p
         with pytest.raises(IndexDamaged, match=str(tmp_path)):
             list(index.entries())
         with pytest.raises(IndexDamaged, match=str(tmp_path)):
-            [index.accepted(event_id(n), f"account-{n}") for n in range(3000)]
+            [index.accepted([(event_id(n), f"account-{n}")])[0] for n in range(3000)]
 
 
 def test_a_damaged_index_can_be_rebuilt_while_its_failure_is_handled(tmp_path: Path) -> None:
@@ -529,7 +528,7 @@ def test_a_value_that_is_no_version_names_its_key(tmp_path: Path, value: bytes) 
         with pytest.raises(IndexDamaged, match="account-7' is"):
             list(index.entries())
         with pytest.raises(IndexDamaged, match="account-7' is"):
-            index.accepted(event_id(7), "account-7")
+            index.accepted([(event_id(7), "account-7")])[0]
 
 
 def test_two_wrong_lengths_do_not_make_a_right_one(tmp_path: Path) -> None:
@@ -616,7 +615,7 @@ def test_a_process_killed_in_mid_write_leaves_whole_batches(tmp_path: Path) -> N
             for n in range(max(0, end - 20), end + 2):
                 for i in (0, 50, 99):
                     row = n.to_bytes(8, "big") + i.to_bytes(8, "big")
-                    found = index.accepted(row, f"k{(n * 37 + i * i) % 997}")
+                    found = index.accepted([(row, f"k{(n * 37 + i * i) % 997}")])[0]
                     assert found == ((n, n + 1) if n < end else None)
             done = end
     assert done > 500

@@ -309,8 +309,9 @@ class Index:
     def tails(self, keys: Any) -> list[int]:
         return [4 if key == "a" else -1 for key in keys]
 
-    def accepted(self, event_id_: bytes, key: str) -> tuple[int, int] | None:
-        return (4, 40) if (event_id_, key) == (bytes.fromhex(event_id("known").replace("-", "")), "a") else None
+    def accepted(self, asked: Any) -> list[tuple[int, int] | None]:
+        known = (bytes.fromhex(event_id("known").replace("-", "")), "a")
+        return [(4, 40) if row == known else None for row in asked]
 
 
 def asked(*rows: tuple[str, str, int | None]) -> PlainBatch:
