@@ -8,7 +8,7 @@ hears of a batch after its commit (`partition.py`); until then the overlay alone
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple, Protocol, cast
 
@@ -188,7 +188,7 @@ class Overlay:
             assert ids is self._unapplied[-1], "a transaction is decided before the next one is begun"
         # One look-up for all of them: most publishers that do not batch send one message an entry.
         self._tails([one.key for one in submissions if type(one) is Submission])
-        self._known = self._look_up(_ids_to_know(submissions))
+        self._known = self._look_up(list(_ids_to_know(submissions)))
         judged = 0
         outcomes: list[Outcome] = []
         for submission in submissions:
@@ -240,6 +240,7 @@ class Overlay:
         """`_judge_batch`, row by row. Most rows take the first branch, so that one asks little."""
         tails, versions = self._young, ids.versions
         first, noted = len(versions), 0
+        looked_up = False
         others: dict[int, Rejected | Forwarded] = {}
         for row, (key, expected) in enumerate(zip(batch.keys, batch.expected, strict=True)):
             tail = tails[key]
@@ -248,6 +249,9 @@ class Overlay:
             else:
                 ids.note(batch, noted, row)
                 noted = row
+                if expected is None and not looked_up:
+                    self._known |= self._look_up(_ids_to_know_of(batch))
+                    looked_up = True
                 verdict = self._verdict(batch.submission(row))
                 if not isinstance(verdict, int):
                     others[row] = verdict
@@ -340,18 +344,19 @@ class Overlay:
         return self._partitions == 1 or canonical_partition(key, self._partitions) == self._partition
 
 
-def _ids_to_know(submissions: Sequence[Submission | Flawed | PlainBatch]) -> list[tuple[bytes, str]]:
+def _ids_to_know(submissions: Iterable[Submission | Flawed | PlainBatch]) -> Iterator[tuple[bytes, str]]:
     """The ids, and their aggregates, without which these cannot be judged: of events that any version suits, and of
-    lists."""
-    ids: list[tuple[bytes, str]] = []
+    lists. Those of a batch are left to it: most batches have none, and to find that out takes time."""
     for one in submissions:
-        if isinstance(one, PlainBatch):
-            if None in one.expected:
-                columns = zip(one.event_ids, one.keys, one.expected, strict=True)
-                ids += [(event_id, key) for event_id, key, expected in columns if expected is None]
-        elif isinstance(one, Submission):
-            if one.several is not None:
-                ids += [(member.event_id, one.key) for member in one.several]
-            elif one.expected is None:
-                ids.append((one.event_id, one.key))
-    return ids
+        if not isinstance(one, Submission):
+            continue
+        if one.several is not None:
+            yield from ((member.event_id, one.key) for member in one.several)
+        elif one.expected is None:
+            yield one.event_id, one.key
+
+
+def _ids_to_know_of(batch: PlainBatch) -> list[tuple[bytes, str]]:
+    """The same, of a batch."""
+    columns = zip(batch.event_ids, batch.keys, batch.expected, strict=True)
+    return [(event_id, key) for event_id, key, expected in columns if expected is None]

@@ -62,7 +62,7 @@ class IndexLimits:
     merges and allocates besides it is about twice their sum (`python -m bench growth` measures it)."""
 
     block_cache_bytes: int = 32 * MIB  # data, index and filter blocks
-    write_buffer_bytes: int = 16 * MIB  # rows not in table files yet
+    write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
     id_window_ms: int = 15 * 60 * 1000  # an accepted id is remembered at least this long,
     max_ids: int = 10_000_000  # or until half this many were accepted after it
 

@@ -24,6 +24,7 @@ from rocksdict import (
     Options,
     Rdict,
     RdictIter,
+    ReadOptions,
     SliceTransform,
     UniversalCompactOptions,
 )
@@ -39,11 +40,11 @@ FIRST_LEVEL_BYTES = (
 )  # about what four flushes bring; RocksDB's 256 MiB would be rewritten by every four of them
 MERGED_AT_FILES = 8  # of the first level; RocksDB's 4 merge twice as often, for look-ups that are hardly faster
 IDS_SIZE_RATIO_PERCENT = 50  # merge runs of ids even when the next one is half as large again: fewer runs to look into
-IDS_MERGED_AT_RUNS = 16  # ids are written far more often than looked up, and in look-ups of many a run costs little
+IDS_MERGED_AT_RUNS = 32  # ids are written far more often than looked up, and in look-ups of many a run costs little
 ID_BYTES = 16
-IDS_BUCKETS = 80_000  # about as many rows as a write buffer holds
-IDS_WRITE_BUFFERS = 3  # one is filled while others are sorted and flushed
-MEMTABLE_BLOOM_RATIO = 0.1  # of a write buffer; halves the cost of a miss
+KEY_PREFIX_BYTES = 128  # as many as RocksDB takes; keys that share them share a bucket
+BUCKETS = 20_000  # about as many rows as a write buffer holds
+WRITE_BUFFERS = 4  # of a family: one is filled while others are sorted and flushed
 BLOOM_BITS_PER_KEY = (
     10  # 1 % false positives; a miss (new aggregate, new id) is the common case and should read no block
 )
@@ -67,7 +68,7 @@ _LEFT_BY_A_LOOK = re.compile(r"LOCK|LOG(\.old\.\d+)?|rocksdict-config\.json")
 
 class StoreOptions:
     """RocksDB options of one handle. All families share one block cache. ``write_buffer_bytes`` is what the two
-    families being written fill together, or less; what is being flushed meanwhile may come to as much again."""
+    families being written fill together; what waits to be flushed may come to three times as much."""
 
     def __init__(self, *, block_cache_bytes: int, write_buffer_bytes: int) -> None:
         self._cache = Cache(block_cache_bytes)
@@ -91,42 +92,48 @@ class StoreOptions:
 
     def family(self, name: str) -> Options:
         """Point look-ups of small rows, most of them misses, in bounded memory."""
+        is_ids = IDS_FAMILY.fullmatch(name) is not None
+        options = Options(raw_mode=True)
+        options.set_block_based_table_factory(self._table(in_parts=not is_ids))
+        options.set_write_buffer_size(self._write_buffer_bytes // 4)
+        options.set_level_zero_file_num_compaction_trigger(MERGED_AT_FILES)
+        options.set_compression_type(DBCompressionType.none())  # ids are random, keys are cut by prefix already
+        options.set_paranoid_checks(True)
+        options.set_target_file_size_base(TABLE_FILE_BYTES)
+        options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES)
+        if name != "default":
+            # Rows come in no order. In a hash table they cost the writer half of what they do in a sorted list, and it
+            # is the writer who is busiest; the thread that flushes sorts them.
+            prefix = SliceTransform.create_max_len_prefix(KEY_PREFIX_BYTES)
+            options.set_prefix_extractor(SliceTransform.create_fixed_prefix(ID_BYTES) if is_ids else prefix)
+            hash_table: Any = MemtableFactory.hash_link_list  # its annotation lacks the argument
+            options.set_memtable_factory(hash_table(BUCKETS))
+            options.set_max_write_buffer_number(WRITE_BUFFERS)
+        if is_ids:  # written once and dropped whole: merge as rarely as look-ups allow
+            merging = UniversalCompactOptions()
+            merging.size_ratio = IDS_SIZE_RATIO_PERCENT
+            options.set_compaction_style(DBCompactionStyle.universal())
+            options.set_universal_compaction_options(merging)
+            options.set_level_zero_file_num_compaction_trigger(IDS_MERGED_AT_RUNS)
+            # RocksDB's 20 would make every write wait while there are so many.
+            options.set_level_zero_slowdown_writes_trigger(2 * IDS_MERGED_AT_RUNS)
+            options.set_level_zero_stop_writes_trigger(3 * IDS_MERGED_AT_RUNS)
+        return options
+
+    def _table(self, *, in_parts: bool) -> BlockBasedOptions:
+        """How table files are laid out. In parts: filters and indexes of 10^8 aggregates are larger than the cache, so
+        they are cut up, and the parts in use are kept."""
         table = BlockBasedOptions()
         table.set_block_cache(self._cache)
         table.set_block_size(BLOCK_BYTES)
         table.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
         table.set_cache_index_and_filter_blocks(True)
         table.set_pin_l0_filter_and_index_blocks_in_cache(True)
-        if not IDS_FAMILY.fullmatch(name):
-            # Filters and indexes of 10^8 aggregates are larger than the cache: cut them up and keep the parts in use.
+        if in_parts:
             table.set_index_type(BlockBasedIndexType.two_level_index_search())
             table.set_partition_filters(True)
             table.set_pin_top_level_index_and_filter(True)
-        options = Options(raw_mode=True)
-        options.set_block_based_table_factory(table)
-        options.set_write_buffer_size(self._write_buffer_bytes // 4)
-        options.set_max_write_buffer_number(2)
-        options.set_level_zero_file_num_compaction_trigger(MERGED_AT_FILES)
-        options.set_compression_type(DBCompressionType.none())  # ids are random, keys are cut by prefix already
-        options.set_paranoid_checks(True)
-        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO)
-        options.set_memtable_whole_key_filtering(True)
-        options.set_target_file_size_base(TABLE_FILE_BYTES)
-        options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES)
-        if IDS_FAMILY.fullmatch(name):  # written once and dropped whole: merge as rarely as look-ups allow
-            merging = UniversalCompactOptions()
-            merging.size_ratio = IDS_SIZE_RATIO_PERCENT
-            options.set_compaction_style(DBCompactionStyle.universal())
-            options.set_universal_compaction_options(merging)
-            options.set_level_zero_file_num_compaction_trigger(IDS_MERGED_AT_RUNS)
-            # Ids come in no order. In a hash table they cost the writer a third; the thread that flushes sorts them.
-            options.set_prefix_extractor(SliceTransform.create_fixed_prefix(ID_BYTES))
-            hash_table: Any = MemtableFactory.hash_link_list  # its annotation lacks the argument
-            options.set_memtable_factory(hash_table(IDS_BUCKETS))
-            options.set_memtable_prefix_bloom_ratio(0)
-            options.set_write_buffer_size(self._write_buffer_bytes // 2)
-            options.set_max_write_buffer_number(IDS_WRITE_BUFFERS)
-        return options
+        return table
 
 
 class Store:
@@ -270,8 +277,10 @@ class Store:
         chunk: list[tuple[bytes, bytes]] = []
         cursor: RdictIter | None = None
         family = self.family(name)
+        everything = ReadOptions()
+        everything.set_total_order_seek(True)  # not only the rows that share a bucket
         try:
-            cursor = family.iter()
+            cursor = family.iter(everything)
             if last is None:
                 cursor.seek_to_first()
             else:
