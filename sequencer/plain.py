@@ -51,6 +51,17 @@ _VERSION_AND_ID = re.compile(rb"%b%b" % (_VERSION, _ID))
 """The properties of binary mode as the official clients write them: one or two serialized KeyValues before everything
 else, in the order in which the application has set them."""
 
+_ID_BEGINS: Final = b"\n\x2a\n\x02id\x12\x24"
+_ID_ENDS: Final = len(_ID_BEGINS) + _UUID_CHARACTERS
+_DIGITS_BEGIN: Final = _ID_ENDS + 13
+"""Of a version that follows an id; how many they are says the byte before."""
+
+_USUAL_VERSIONS: Final = {
+    b"\n%c\n\x07version\x12%c%b" % (len(digits) + 11, len(digits), digits): int(digits)
+    for digits in (b"%d" % version for version in range(NO_AGGREGATE, 1_000))
+}
+"""The whole property of each: to look it up costs half as much as to read it with a regular expression."""
+
 
 class PlainBatch(msgspec.Struct, frozen=True, gc=False):
     """Plain submissions of one entry: what `Submission` says of one message, in one column for all of them."""
@@ -179,25 +190,22 @@ def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
     payloads: list[bytes] = []
     view = PlainHead()
     parse, remarkable, unpack = view.ParseFromString, view.WhichOneof, _U32.unpack_from
-    match, match_turned = _ID_AND_VERSION.match, _VERSION_AND_ID.match
+    usual_version = _USUAL_VERSIONS.get
     position = 0
     for _ in range(count):
         start = position + 4
         end = start + unpack(data, position)[0]
         head = data[start:end]
-        if found := match(head):
-            event_id, property_size, digits_size, digits = found.groups()
-        elif found := match_turned(head):
-            property_size, digits_size, digits, event_id = found.groups()
+        version: int | None = None
+        if len(head) > _DIGITS_BEGIN:
+            bare = _DIGITS_BEGIN + head[_DIGITS_BEGIN - 1]
+            version = usual_version(head[_ID_ENDS:bare])
+        if version is not None and head[: len(_ID_BEGINS)] == _ID_BEGINS:
+            event_id = head[len(_ID_BEGINS) : _ID_ENDS]
         else:
-            raise _NotPlain
-        if digits is None:
-            expected.append(None)
-        else:
-            if digits_size[0] != len(digits) or property_size[0] != len(digits) + 11:
-                raise _NotPlain
-            expected.append(int(digits))
-        bare_head = head[found.end() :]
+            event_id, version, bare = _id_and_version(head)
+        expected.append(version)
+        bare_head = head[bare:]
         parse(bare_head)
         size = view.payload_size
         position = end + size
@@ -215,6 +223,21 @@ def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
     if versions and not (min(versions) >= NO_AGGREGATE and max(versions) <= MAX_VERSION):
         raise _NotPlain
     return PlainBatch(source, range(count), keys, ids, _uuids(ids), expected, heads, bare_heads, payloads)
+
+
+def _id_and_version(head: bytes) -> tuple[bytes, int | None, int]:
+    """The id and the version that serialized metadata begins with, and where they end."""
+    if found := _ID_AND_VERSION.match(head):
+        event_id, property_size, digits_size, digits = found.groups()
+    elif found := _VERSION_AND_ID.match(head):
+        property_size, digits_size, digits, event_id = found.groups()
+    else:
+        raise _NotPlain
+    if digits is None:
+        return event_id, None, found.end()
+    if digits_size[0] != len(digits) or property_size[0] != len(digits) + 11:
+        raise _NotPlain
+    return event_id, int(digits), found.end()
 
 
 class _Event(msgspec.Struct, gc=False):
