@@ -90,7 +90,7 @@ class Material:
     @cached_property
     def submissions(self) -> Sequence[Submission | Flawed | PlainBatch]:
         """What the entry asks for, as the sequencer reads it."""
-        return read_submitted(self.entry(self.structured), LIMIT_BYTES)
+        return read_submitted([self.entry(self.structured)], LIMIT_BYTES)
 
     def decided(self) -> Decided:
         """All of it accepted."""
@@ -204,13 +204,13 @@ def envelope_binary(material: Material) -> Timer:
 def read_structured(material: Material) -> Timer:
     """An entry -> submissions, by columns where it is a batch: the messages, every envelope, every check."""
     entry = material.entry(material.structured)
-    return _repeat(lambda: read_submitted(entry, LIMIT_BYTES))
+    return _repeat(lambda: read_submitted([entry], LIMIT_BYTES))
 
 
 def read_binary(material: Material) -> Timer:
     """The same in binary mode."""
     entry = material.entry(material.binary)
-    return _repeat(lambda: read_submitted(entry, LIMIT_BYTES))
+    return _repeat(lambda: read_submitted([entry], LIMIT_BYTES))
 
 
 def read_one_by_one(material: Material) -> Timer:

@@ -6,7 +6,8 @@ bytes. `packing` goes the other way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -34,7 +35,7 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
-from sequencer.plain import PlainBatch, read_plain
+from sequencer.plain import PlainBatch, read_plain, read_plain_entries
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry, messages_counted
@@ -69,14 +70,40 @@ def portions(entries: Sequence[Entry], max_messages: int) -> Iterator[Sequence[E
     yield entries[first:]
 
 
-def read_submitted(entry: Entry, max_message_bytes: int) -> Sequence[Submission | Flawed | PlainBatch]:
-    """Every message of a submitted entry, in order: by columns where all of them are plain, else one by one."""
-    metadata = entry.metadata
-    if metadata.HasField("num_messages_in_batch") and not metadata.encryption_keys and not _refusal(entry):
-        plain = read_plain(entry, _source(entry), max_message_bytes)
+def read_submitted(entries: Sequence[Entry], max_message_bytes: int) -> list[Submission | Flawed | PlainBatch]:
+    """Every message of submitted entries, in order: by columns where the messages are plain, else one by one.
+
+    Columns are those of a batch, or of messages in a row that are in none.
+    """
+    read: list[Submission | Flawed | PlainBatch] = []
+    for alike in _alike(entries):
+        plain = _by_columns(alike, max_message_bytes)
         if plain is not None:
-            return [plain]
-    return read_entry(entry, max_message_bytes)
+            read.append(plain)
+        else:
+            read += [one for entry in alike for one in read_entry(entry, max_message_bytes)]
+    return read
+
+
+def _alike(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
+    """Batches one by one, and what is in none together with its neighbours."""
+    for is_batch, group in groupby(entries, _is_batch):
+        run = list(group)
+        yield from ([entry] for entry in run) if is_batch else (run,)
+
+
+def _is_batch(entry: Entry) -> bool:
+    return entry.metadata.HasField("num_messages_in_batch")
+
+
+def _by_columns(alike: Sequence[Entry], max_message_bytes: int) -> PlainBatch | None:
+    """The messages of a batch, or of entries that are none, where all of them are plain."""
+    first = alike[0]
+    if not _is_batch(first):
+        return read_plain_entries(alike, _source(first), list(map(_position, alike)), max_message_bytes)
+    if first.metadata.encryption_keys or _refusal(first):
+        return None
+    return read_plain(first, _source(first), max_message_bytes)
 
 
 def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
@@ -105,9 +132,13 @@ def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed
 
 def _source(entry: Entry) -> Source:
     metadata = entry.metadata
-    position = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
     schema_version = metadata.schema_version if len(metadata.schema_version) <= MAX_SCHEMA_VERSION_BYTES else b""
-    return Source(position, metadata.compression, schema_version, None, _reply_to_of_batch(metadata))
+    return Source(_position(entry), metadata.compression, schema_version, None, _reply_to_of_batch(metadata))
+
+
+def _position(entry: Entry) -> str:
+    ledger, number, partition, _ = entry.message_id
+    return f"{ledger}:{number}:{partition}:"
 
 
 def _reply_to_of_batch(metadata: MessageMetadata) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from binascii import unhexlify
 from collections.abc import Sequence
 from enum import StrEnum
-from itertools import count
+from itertools import count, repeat
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -392,26 +392,36 @@ def with_accepted_properties(
     id_texts: Sequence[str],
     versions: Sequence[int],
     first_sequence: int,
-    position: str,
+    positions: str | Sequence[str],
     batch_indexes: Sequence[int],
 ) -> list[bytes]:
     """Many messages' metadata, each with its `accepted_properties` appended.
 
     The same in a third of the time: what all of them share, or what was said for other messages already, is not made
-    anew. All columns are equally long; sequences are consecutive, submissions are `position` and a batch index.
+    anew. All columns are equally long; sequences are consecutive, submissions are a position and a batch index.
+
+    Args:
+        positions: of their entry, or of the entry of each.
     """
     digits = len(str(first_sequence))
-    if len(str(first_sequence + len(heads))) > digits or max(versions) >= len(_VERSION_PROPERTIES):
+    shared = isinstance(positions, str)
+    if not shared or len(str(first_sequence + len(heads))) > digits or max(versions) >= len(_VERSION_PROPERTIES):
         return [
             head + accepted_properties(id_text, version, sequence, f"{position}{index}")
-            for head, id_text, version, sequence, index in zip(
-                heads, id_texts, versions, count(first_sequence), batch_indexes, strict=False
+            for head, id_text, version, sequence, position, index in zip(
+                heads,
+                id_texts,
+                versions,
+                count(first_sequence),
+                repeat(positions) if shared else positions,
+                batch_indexes,
+                strict=False,
             )
         ]
     sequence_begins = f"\n{chr(12 + digits)}\n\x08sequence\x12{chr(digits)}"
     submission_begins = [
-        f"\n{chr(14 + size)}\n\nsubmission\x12{chr(size)}{position}"
-        for size in range(len(position), len(position) + MAX_INDEX_DIGITS + 1)
+        f"\n{chr(14 + size)}\n\nsubmission\x12{chr(size)}{positions}"
+        for size in range(len(positions), len(positions) + MAX_INDEX_DIGITS + 1)
     ]
     return [
         head

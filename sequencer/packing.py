@@ -59,7 +59,7 @@ class Output(NamedTuple):
 
 
 class Messages(NamedTuple):
-    """Consecutive messages of one output that come from one submitted entry, in two columns."""
+    """Consecutive messages of one output that come from one submitted entry, or from entries alike, in two columns."""
 
     heads: Sequence[bytes]
     """Of each its serialized SingleMessageMetadata."""
@@ -76,9 +76,13 @@ def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
     """An accepted event, the events of an accepted list, or a whole run."""
     if isinstance(outcome, AcceptedRun):
         batch, versions, sequence = outcome.batch, outcome.versions, outcome.sequence
-        position = batch.source.position
         heads = with_accepted_properties(
-            batch.bare_heads, batch.id_texts, versions, sequence, position, batch.batch_indexes
+            batch.bare_heads,
+            batch.id_texts,
+            versions,
+            sequence,
+            batch.source.position if batch.positions is None else batch.positions,
+            batch.batch_indexes,
         )
         return Messages(heads, batch.payloads, batch.source)
     submission, version, sequence = outcome.submission, outcome.version, outcome.sequence

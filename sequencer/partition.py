@@ -383,7 +383,7 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
     forwarded: list[Forwarded] = []
     asked: list[Outcome] = []
     for portion in portions(entries, PORTION_MESSAGES):
-        decided = overlay.decide([one for entry in portion for one in read_submitted(entry, limit)], decided)
+        decided = overlay.decide(read_submitted(portion, limit), decided)
         for outcome in decided.outcomes:
             match outcome:
                 case Forwarded():

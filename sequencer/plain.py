@@ -1,8 +1,9 @@
-"""Batches of plain messages, read by columns: the whole batch's keys, the whole batch's ids, and so on. Pure.
+"""Many plain messages, read by columns: all their keys, all their ids, and so on. Pure.
 
 A message is plain when it is one event, its metadata has a key, and no property but, in binary mode, the `id` and the
 `version`. Most submitted batches hold nothing else, and read by columns they cost half: what has to be asked of every
-message is asked of a whole column at once, by functions that loop in C.
+message is asked of a whole column at once, by functions that loop in C. So do messages of a publisher that does not
+batch, in structured mode, which are an entry each: as many as have arrived are read like one batch.
 
 `entries.read_entry` is the rule for what a message means. Whatever is unusual about a batch, be it one more property,
 one list, one missing key or a byte too many, `read_plain` leaves all of it to `read_entry`; what it does read means and
@@ -19,7 +20,7 @@ from operator import attrgetter
 from typing import Annotated, Final
 
 import msgspec
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from sequencer.event import (
     MAX_ENTRY_BYTES,
@@ -30,11 +31,12 @@ from sequencer.event import (
     Accepted,
     Source,
     Submission,
+    varint,
 )
 from sequencer.pulsar.batches import decompress
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry
-from sequencer.pulsar.plain_head_pb2 import PlainHead
+from sequencer.pulsar.plain_head_pb2 import PlainEntry, PlainHead
 from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
 
 _U32 = struct.Struct(">I")
@@ -64,7 +66,7 @@ _USUAL_VERSIONS: Final = {
 
 
 class PlainBatch(msgspec.Struct, frozen=True, gc=False):
-    """Plain submissions of one entry: what `Submission` says of one message, in one column for all of them."""
+    """Plain submissions of one entry, or of entries with one message each: what `Submission` says, in columns."""
 
     source: Source
     batch_indexes: Sequence[int]
@@ -76,9 +78,12 @@ class PlainBatch(msgspec.Struct, frozen=True, gc=False):
     bare_heads: Sequence[bytes]
     """`heads` without the properties that an outcome replaces."""
     payloads: Sequence[bytes]
+    positions: Sequence[str] | None = None
+    """Where each was submitted, where that was an entry by itself: `source` is the first one's."""
 
     def submission(self, row: int) -> Submission:
         """One of them by itself."""
+        source = self.source if self.positions is None else self.source._replace(position=self.positions[row])
         return Submission(
             self.keys[row],
             self.event_ids[row],
@@ -87,9 +92,9 @@ class PlainBatch(msgspec.Struct, frozen=True, gc=False):
             self.heads[row],
             None if self.bare_heads is self.heads else SingleMessageMetadata.FromString(self.heads[row]),
             self.payloads[row],
-            self.source,
+            source,
             self.batch_indexes[row],
-            reply_to=self.source.reply_to,
+            reply_to=source.reply_to,
         )
 
     def only(self, rows: Sequence[int]) -> PlainBatch:
@@ -105,6 +110,7 @@ class PlainBatch(msgspec.Struct, frozen=True, gc=False):
             heads,
             heads if self.bare_heads is self.heads else [self.bare_heads[row] for row in rows],
             [self.payloads[row] for row in rows],
+            None if self.positions is None else [self.positions[row] for row in rows],
         )
 
 
@@ -134,19 +140,71 @@ def read_plain(entry: Entry, source: Source, max_message_bytes: int) -> PlainBat
         source: of this entry.
         max_message_bytes: the broker's limit for metadata and payload of one message.
     """
-    metadata = entry.metadata
     try:
-        data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
-        # Not even one message that had all the bytes would be too large with its outcome.
-        if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
-            return None
-        count = metadata.num_messages_in_batch
-        is_binary = data[4] == _PROPERTY
-        return (_read_binary if is_binary else _read_structured)(data, count, source)
-    except (_NotPlain, CorruptBatch, DecodeError, struct.error, UnicodeDecodeError, msgspec.MsgspecError):
+        return _read_batch(entry, source, max_message_bytes)
+    except _UNUSUAL:
         return None
-    except RecursionError:
-        return None  # a payload that is nested too deeply
+
+
+def read_plain_entries(
+    entries: Sequence[Entry], source: Source, positions: Sequence[str], max_message_bytes: int
+) -> PlainBatch | None:
+    """The messages of submitted entries that are no batches, where all of them are plain, else None.
+
+    Args:
+        source: of the first entry.
+        positions: of every entry, as in a `Source`.
+        max_message_bytes: as in `read_plain`.
+    """
+    try:
+        return _read_entries(entries, source, positions, max_message_bytes)
+    except _UNUSUAL:
+        return None
+
+
+_UNUSUAL = (
+    _NotPlain,
+    CorruptBatch,
+    DecodeError,
+    EncodeError,
+    struct.error,
+    UnicodeError,
+    msgspec.MsgspecError,
+    RecursionError,  # a payload that is nested too deeply
+)
+
+
+def _read_batch(entry: Entry, source: Source, max_message_bytes: int) -> PlainBatch:
+    metadata = entry.metadata
+    data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+    # Not even one message that had all the bytes would be too large with its outcome.
+    if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
+        raise _NotPlain
+    is_binary = data[4] == _PROPERTY
+    return (_read_binary if is_binary else _read_structured)(data, metadata.num_messages_in_batch, source)
+
+
+def _read_entries(
+    entries: Sequence[Entry], source: Source, positions: Sequence[str], max_message_bytes: int
+) -> PlainBatch:
+    payloads = [entry.payload for entry in entries]
+    largest = max(map(len, payloads))
+    if largest + MAX_KEY_BYTES + OUTCOME_BYTES > min(max_message_bytes, MAX_ENTRY_BYTES) or not all(payloads):
+        raise _NotPlain
+    keys: list[str] = []
+    view = PlainEntry()
+    parse, remarkable = view.ParseFromString, view.WhichOneof
+    for entry in entries:
+        parse(entry.metadata.SerializeToString())
+        if remarkable("remarkable") or view.compression or view.schema_version != source.schema_version:
+            raise _NotPlain
+        keys.append(view.partition_key)
+    _check_keys(keys)
+    heads = []
+    for key, payload in zip(keys, payloads, strict=True):
+        encoded = key.encode()
+        heads.append(b"\x12%b%b\x18%b" % (varint(len(encoded)), encoded, varint(len(payload))))
+    return _structured(source, [-1] * len(keys), keys, heads, payloads, positions)
 
 
 def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
@@ -171,14 +229,25 @@ def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
     if position != len(data):
         raise _NotPlain
     _check_keys(keys)
+    return _structured(source, range(count), keys, heads, payloads)
+
+
+def _structured(
+    source: Source,
+    batch_indexes: Sequence[int],
+    keys: Sequence[str],
+    heads: Sequence[bytes],
+    payloads: Sequence[bytes],
+    positions: Sequence[str] | None = None,
+) -> PlainBatch:
+    """What the payloads say of messages whose metadata says no more than these columns."""
     if not all(map(bytes.isascii, payloads)):
         for payload in payloads:
             payload.decode()
     decoded = list(map(_decode_event, payloads))
     ids = list(map(_id_of, decoded))
-    return PlainBatch(
-        source, range(count), keys, ids, _uuids(ids), list(map(_version_of, decoded)), heads, heads, payloads
-    )
+    versions = list(map(_version_of, decoded))
+    return PlainBatch(source, batch_indexes, keys, ids, _uuids(ids), versions, heads, heads, payloads, positions)
 
 
 def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:

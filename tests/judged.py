@@ -28,7 +28,7 @@ Outcome = Accepted | Rejected | Forwarded
 def read_all(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> list[Read]:
     """An entry as it is read message by message, after a look at whether it is the same by columns."""
     read = read_entry(entry, limit)
-    assert list(each(read_submitted(entry, limit))) == read
+    assert list(each(read_submitted([entry], limit))) == read
     return read
 
 

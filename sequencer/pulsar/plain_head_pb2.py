@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sequencer/pulsar/plain_head.proto\x12\x10sequencer.pulsar\"\xa9\x01\n\tPlainHead\x12\x15\n\rpartition_key\x18\x02 \x01(\t\x12\x14\n\x0cpayload_size\x18\x03 \x01(\x05\x12\x14\n\nproperties\x18\x01 \x01(\x0cH\x00\x12\x17\n\rcompacted_out\x18\x04 \x01(\x08H\x00\x12\x14\n\nnull_value\x18\t \x01(\x08H\x00\x12\x1c\n\x12null_partition_key\x18\n \x01(\x08H\x00\x42\x0c\n\nremarkable')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sequencer/pulsar/plain_head.proto\x12\x10sequencer.pulsar\"\xa9\x01\n\tPlainHead\x12\x15\n\rpartition_key\x18\x02 \x01(\t\x12\x14\n\x0cpayload_size\x18\x03 \x01(\x05\x12\x14\n\nproperties\x18\x01 \x01(\x0cH\x00\x12\x17\n\rcompacted_out\x18\x04 \x01(\x08H\x00\x12\x14\n\nnull_value\x18\t \x01(\x08H\x00\x12\x1c\n\x12null_partition_key\x18\n \x01(\x08H\x00\x42\x0c\n\nremarkable\"\xd6\x02\n\nPlainEntry\x12\x15\n\rpartition_key\x18\x06 \x01(\t\x12\x13\n\x0b\x63ompression\x18\x08 \x01(\x05\x12\x16\n\x0eschema_version\x18\x10 \x01(\x0c\x12\x14\n\nproperties\x18\x04 \x01(\x0cH\x00\x12\x1f\n\x15num_messages_in_batch\x18\x0b \x01(\x05H\x00\x12\x14\n\nevent_time\x18\x0c \x01(\x04H\x00\x12\x19\n\x0f\x65ncryption_keys\x18\r \x01(\x0cH\x00\x12#\n\x19partition_key_b64_encoded\x18\x11 \x01(\x08H\x00\x12\x16\n\x0cordering_key\x18\x12 \x01(\x0cH\x00\x12\x14\n\nnull_value\x18\x19 \x01(\x08H\x00\x12\x1d\n\x13num_chunks_from_msg\x18\x1b \x01(\x05H\x00\x12\x1c\n\x12null_partition_key\x18\x1e \x01(\x08H\x00\x42\x0c\n\nremarkable')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,4 +23,6 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_PLAINHEAD']._serialized_start=56
   _globals['_PLAINHEAD']._serialized_end=225
+  _globals['_PLAINENTRY']._serialized_start=228
+  _globals['_PLAINENTRY']._serialized_end=570
 # @@protoc_insertion_point(module_scope)

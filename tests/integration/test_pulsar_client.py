@@ -345,7 +345,7 @@ def test_what_the_official_client_sends_is_read_by_columns(broker: EmbeddedBroke
         async with PulsarClient(broker.service_url) as ours:
             reader = await ours.reader(topic)
             (entry,) = await take(reader, 1)
-        (plain,) = read_submitted(entry, 5 << 20)
+        (plain,) = read_submitted([entry], 5 << 20)
         assert isinstance(plain, PlainBatch)
         assert (plain.id_texts, plain.expected) == (names, list(range(20)))
         assert plain.keys == [f"k{i}" for i in range(20)]

@@ -218,7 +218,8 @@ def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(
     anything: list[Entry], by_columns: bool
 ) -> None:
     entries = [at(position, entry) for position, entry in enumerate(anything)]
-    submitted = [read for entry in entries for read in (read_submitted if by_columns else read_entry)(entry, LIMIT)]
+    one_by_one_ = [read for entry in entries for read in read_entry(entry, LIMIT)]
+    submitted = read_submitted(entries, LIMIT) if by_columns else one_by_one_
     overlay = Overlay(NoIndex(), partition=0, partitions=1, next_sequence=0)
     outcomes = overlay.decide(submitted).outcomes
     accepted = [outcome for outcome in one_by_one(outcomes) if isinstance(outcome, Accepted)]

@@ -102,7 +102,7 @@ def as_read(entry: Entry) -> list[Message]:
     ]
 
 
-@pytest.mark.parametrize("read", [read_entry, read_submitted])
+@pytest.mark.parametrize("read", [read_entry, lambda entry, limit: read_submitted([entry], limit)])
 @settings(max_examples=100, deadline=None)
 @given(batches=st.lists(BATCHES, min_size=1, max_size=6))
 def test_what_is_told_is_what_the_model_predicts_and_the_verifier_finds_it_right(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -281,7 +283,7 @@ HOSTILE = st.fixed_dictionaries(
 
 
 class Sent(NamedTuple):
-    """A batch, but for the expected versions of its messages."""
+    """A batch, or as many entries, but for the expected versions of its messages."""
 
     asked: list[Asked]
     kind: Compression
@@ -290,9 +292,18 @@ class Sent(NamedTuple):
     changed: list[Change]
     lies: dict[str, Any]
     sealed: bool
+    alone: bool
+    """Whether the publisher does not batch."""
 
-    def entry(self, position: int, tails: dict[str, int]) -> Entry:
+    def entries(self, position: int, tails: dict[str, int]) -> list[Entry]:
         """As delivered; `tails` follow, as far as everything becomes what it looks like."""
+        messages = self._messages(tails)
+        if not self.alone:
+            return [self._batch(messages, position)]
+        alone = [self._alone(*one) for one in messages]
+        return [entry._replace(message_id=POSITION._replace(entry=position + n)) for n, entry in enumerate(alone)]
+
+    def _messages(self, tails: dict[str, int]) -> list[Message]:
         messages = []
         for one in self.asked:
             tail = tails.get(one.key, -1)
@@ -301,6 +312,30 @@ class Sent(NamedTuple):
                 twist(draft)
             messages.append(draft.message())
             tails[one.key] = tail + (one.off_by in (0, None))
+        return messages
+
+    def _alone(self, head: bytes, payload: bytes) -> Entry:
+        """What a client would send of it; what it could not send is left out."""
+        single = SingleMessageMetadata()
+        with suppress(DecodeError):
+            single.MergeFromString(head)
+        metadata = sent_metadata(uncompressed_size=len(payload))
+        for name in ("partition_key_b64_encoded", "event_time", "ordering_key", "null_value", "null_partition_key"):
+            if single.HasField(name):
+                setattr(metadata, name, getattr(single, name))
+        metadata.properties.extend(one for one in single.properties if one.IsInitialized())
+        if single.HasField("partition_key") and isinstance(single.partition_key, str):
+            metadata.partition_key = single.partition_key
+        if self.kind != Compression.NONE:
+            metadata.compression = self.kind
+        if self.schema_version:
+            metadata.schema_version = self.schema_version
+        for name, value in self.lies.items():
+            setattr(metadata, name, value)
+        entry = stored(metadata, compress(self.kind, payload))
+        return encrypted(entry) if self.sealed else entry
+
+    def _batch(self, messages: list[Message], position: int) -> Entry:
         data = batch(messages).payload
         for change in self.changed:
             data = change(data)
@@ -330,6 +365,7 @@ def sent(batches: Batch) -> st.SearchStrategy[Sent]:
         seldom(st.lists(changes, min_size=1, max_size=3), []),
         seldom(HOSTILE, {}),
         st.integers(0, 20).map(lambda n: n == 20),
+        st.integers(0, 2).map(lambda n: n == 2),
     )
 
 
@@ -411,8 +447,10 @@ def _content(output: Output) -> Iterator[tuple[object, ...]]:
 @settings(max_examples=600, deadline=None)
 @given(sent(ONE_ODD | ODD | MIXED), st.sampled_from([LIMIT, LIMIT, 5000, OUTCOME_BYTES + 400]))
 def test_by_columns_everything_reads_the_same(one: Sent, limit: int) -> None:
-    entry = one.entry(0, {})
-    assert list(each(read_submitted(entry, limit))) == read_entry(entry, limit)
+    entries = one.entries(0, {})
+    assert list(each(read_submitted(entries, limit))) == [
+        read for entry in entries for read in read_entry(entry, limit)
+    ]
 
 
 @settings(max_examples=250, deadline=None)
@@ -427,10 +465,12 @@ def test_by_columns_everything_becomes_the_same(rounds: list[list[Sent]], applie
     row_side, column_side = Memory(tails, ids), Memory(tails, ids)
     position = 0
     for together, applies in zip(rounds, applied, strict=False):
-        entries = [one.entry(position + n, tails) for n, one in enumerate(together)]
-        position += len(together)
+        entries = []
+        for one in together:
+            entries += one.entries(position, tails)
+            position += 100
         single = [read for entry in entries for read in read_entry(entry, limit)]
-        by_columns = [read for entry in entries for read in read_submitted(entry, limit)]
+        by_columns = read_submitted(entries, limit)
         assert list(each(by_columns)) == single
         decided, other = row_side.decide(single), column_side.decide(by_columns)
         check_same(decided, other, limit)
@@ -463,5 +503,19 @@ def test_what_official_clients_send_is_read_by_columns(
     keys = [key for key in KEYS if len(key) <= 256]
     for one in asked:
         one.key = one.key if one.key in keys else keys[0]
-    read = read_submitted(Sent(asked, kind, schema_version, b"", [], {}, False).entry(0, {}), LIMIT)
+    read = read_submitted(Sent(asked, kind, schema_version, b"", [], {}, False, False).entries(0, {}), LIMIT)
+    assert [type(one) for one in read] == [PlainBatch]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ALL_RIGHT | PLAIN, st.sampled_from([b"", b"v1"]))
+def test_what_official_clients_send_without_batching_is_read_by_columns(
+    asked: list[Asked], schema_version: bytes
+) -> None:
+    """In structured mode, where the application sets nothing besides."""
+    keys = [key for key in KEYS if len(key) <= 256]
+    for one in asked:
+        one.key = one.key if one.key in keys else keys[0]
+        one.binary, one.fields = False, {}
+    read = read_submitted(Sent(asked, Compression.NONE, schema_version, b"", [], {}, False, True).entries(0, {}), LIMIT)
     assert [type(one) for one in read] == [PlainBatch]

@@ -229,7 +229,11 @@ def test_outputs_are_split_by_count() -> None:
 def run(payloads: Sequence[bytes], *, binary: bool = False, sequence: int = 0, **fields: Any) -> AcceptedRun:
     """As they come out of one batch of plain messages, each of an aggregate of its own."""
     read: Sequence[Any] = read_submitted(
-        batch([message(payload, f"key-{n}", BINARY if binary else {}) for n, payload in enumerate(payloads)], **fields),
+        [
+            batch(
+                [message(payload, f"key-{n}", BINARY if binary else {}) for n, payload in enumerate(payloads)], **fields
+            )
+        ],
         MAX_MESSAGE_BYTES,
     )
     (plain,) = read

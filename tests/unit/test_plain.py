@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import pytest
 
 from sequencer.decide import Overlay
-from sequencer.entries import read_submitted
-from sequencer.event import MAX_KEY_BYTES, MAX_VERSION, OUTCOME_BYTES, Accepted, Forwarded, Reason, Rejected, Source
+from sequencer.entries import read_entry, read_submitted
+from sequencer.event import (
+    MAX_KEY_BYTES,
+    MAX_VERSION,
+    OUTCOME_BYTES,
+    Accepted,
+    Forwarded,
+    Reason,
+    Rejected,
+    Source,
+    Submission,
+)
+from sequencer.packing import accepted_messages, rejected_message
 from sequencer.plain import AcceptedRun, PlainBatch
 from sequencer.pulsar.batches import Compression
-from sequencer.pulsar.frames import Entry
+from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
-from tests.judged import ids_of, read_all
+from tests.judged import each, ids_of, read_all
 from tests.submitted import (
     BINARY,
     ID,
@@ -27,6 +39,7 @@ from tests.submitted import (
     event_id,
     listed,
     message,
+    properties_of,
     raw_property,
     single,
     structured,
@@ -41,7 +54,7 @@ DEEP = b"[" * 5000 + b"]" * 5000
 
 def read(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> PlainBatch:
     read_all(entry, limit)
-    (plain,) = read_submitted(entry, limit)
+    (plain,) = read_submitted([entry], limit)
     assert isinstance(plain, PlainBatch)
     return plain
 
@@ -236,7 +249,7 @@ ODD: dict[str, Message] = {
 @pytest.mark.parametrize("place", [0, 1])
 def test_one_odd_message_leaves_all_of_its_batch_to_be_read_one_by_one(name: str, mode: Properties, place: int) -> None:
     messages = [message(GOOD, properties=mode)] * 2
-    assert isinstance(read_submitted(batch(messages), MAX_MESSAGE_BYTES)[0], PlainBatch)
+    assert isinstance(read_submitted([batch(messages)], MAX_MESSAGE_BYTES)[0], PlainBatch)
     messages[place] = ODD[name]
     refused(batch(messages))
 
@@ -247,7 +260,7 @@ def test_an_odd_message_by_itself_is_not_read_by_columns(name: str) -> None:
 
 
 def refused(entry: Entry, limit: int = MAX_MESSAGE_BYTES) -> None:
-    found = read_submitted(entry, limit)
+    found = read_submitted([entry], limit)
     assert all(type(one) is not PlainBatch for one in found)
     assert list(found) == read_all(entry, limit)
 
@@ -265,7 +278,6 @@ def changed(change: Callable[[bytes], bytes]) -> Entry:
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(single(GOOD), id="no batch"),
         pytest.param(batch([]), id="nothing in it"),
         pytest.param(batch([], count=1), id="less than it says"),
         pytest.param(batch([message(GOOD)] * 2, count=1), id="more than it says"),
@@ -298,6 +310,81 @@ def test_a_batch_that_might_hold_too_large_a_message_is_read_one_by_one() -> Non
     room = len(entry.payload) + OUTCOME_BYTES
     read(entry, room)
     refused(entry, room - 1)
+
+
+# --- messages that are no batch ---
+
+
+def alone(*payloads: bytes, keys: Sequence[str] = (), **fields: Any) -> list[Entry]:
+    """From a publisher that does not batch, one entry after the other."""
+    entries = [single(payload, key) for payload, key in zip(payloads, keys or repeat("a"), strict=False)]
+    for entry in entries:
+        for name, value in fields.items():
+            setattr(entry.metadata, name, value)
+    return [entry._replace(message_id=MessageId(7, n, 0)) for n, entry in enumerate(entries, 3)]
+
+
+def test_the_columns_of_messages_that_are_no_batch() -> None:
+    payloads = [structured(ID.upper(), "é", version=-1), GOOD, structured()]
+    entries = alone(*payloads, keys=["a", "\N{SNOWMAN}", "k" * 256], schema_version=b"v1")
+    (plain,) = read_submitted(entries, MAX_MESSAGE_BYTES)
+    assert isinstance(plain, PlainBatch)
+    assert plain.source == Source("7:3:0:", 0, b"v1", None)
+    assert (plain.positions, plain.batch_indexes) == (["7:3:0:", "7:4:0:", "7:5:0:"], [-1, -1, -1])
+    assert (plain.keys, plain.expected) == (["a", "\N{SNOWMAN}", "k" * 256], [-1, 4, None])
+    assert list(each([plain])) == [one for entry in entries for one in read_entry(entry, MAX_MESSAGE_BYTES)]
+
+
+def test_batches_stand_between_messages_that_are_none() -> None:
+    entries = [*alone(GOOD, GOOD), batch([message(GOOD)]), batch([message(GOOD), message(GOOD)]), *alone(GOOD)]
+    read = read_submitted(entries, MAX_MESSAGE_BYTES)
+    assert [len(one.keys) for one in read if isinstance(one, PlainBatch)] == [2, 1, 2, 1]
+
+
+ODD_ALONE: Mapping[str, list[Entry]] = {
+    "a property": [single(GOOD, properties={"mine": "1"})],
+    "binary mode": [single(b"bytes", properties=BINARY)],
+    "an event time": alone(GOOD, event_time=1),
+    "an ordering key": alone(GOOD, ordering_key=b"o"),
+    "compression": [single(GOOD, compression=Compression.LZ4)],
+    "another schema": [*alone(GOOD), *alone(GOOD, schema_version=b"v1")],
+    "no key": [single(GOOD, None)],
+    "a key that may be too long": alone(GOOD, keys=["k" * 257]),
+    "a null value": alone(GOOD, null_value=True),
+    "a chunk": alone(GOOD, num_chunks_from_msg=2),
+    "an empty payload": alone(b""),
+    "a list": alone(listed("1", "2")),
+    "not UTF-8": alone(GOOD[:-1] + b"\xff}"),
+    "nested too deeply": alone(b'{"id": "%b", "data": %b}' % (ID.encode(), DEEP)),
+    "encrypted": [encrypted(single(GOOD))],
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ALONE.values(), ids=ODD_ALONE)
+def test_what_is_odd_about_one_sends_all_of_them_the_general_way(odd: list[Entry]) -> None:
+    entries = [*alone(GOOD), *odd]
+    read = read_submitted(entries, MAX_MESSAGE_BYTES)
+    assert read == [one for entry in entries for one in read_entry(entry, MAX_MESSAGE_BYTES)]
+    assert len(read) == len(entries)
+
+
+def test_an_outcome_must_fit_beside_the_largest() -> None:
+    entries = alone(GOOD, structured(data="x" * 3000))
+    needed = len(entries[1].payload) + MAX_KEY_BYTES + OUTCOME_BYTES
+    assert [type(one) for one in read_submitted(entries, needed)] == [PlainBatch]
+    assert [type(one) for one in read_submitted(entries, needed - 1)] == [Submission, Submission]
+
+
+def test_each_outcome_names_its_own_entry() -> None:
+    overlay = Overlay(Index(), partition=0, partitions=1, next_sequence=7)
+    entries = alone(structured(version=4), structured(version=9), structured(version=5), keys=["a", "a", "a"])
+    outcomes = overlay.decide(read_submitted(entries, MAX_MESSAGE_BYTES)).outcomes
+    accepted, rejected = outcomes
+    assert isinstance(accepted, AcceptedRun) and isinstance(rejected, Rejected)
+    heads = accepted_messages(accepted).heads
+    assert [properties_of(head)["submission"] for head in heads] == ["7:3:0:-1", "7:5:0:-1"]
+    assert [properties_of(head)["version"] for head in heads] == ["5", "6"]
+    assert properties_of(rejected_message(rejected).heads[0])["submission"] == "7:4:0:-1"
 
 
 # --- judged ---
