@@ -380,7 +380,8 @@ def test_each_outcome_names_its_own_entry() -> None:
     entries = alone(structured(version=4), structured(version=9), structured(version=5), keys=["a", "a", "a"])
     outcomes = overlay.decide(read_submitted(entries, MAX_MESSAGE_BYTES)).outcomes
     accepted, rejected = outcomes
-    assert isinstance(accepted, AcceptedRun) and isinstance(rejected, Rejected)
+    assert isinstance(accepted, AcceptedRun)
+    assert isinstance(rejected, Rejected)
     heads = accepted_messages(accepted).heads
     assert [properties_of(head)["submission"] for head in heads] == ["7:3:0:-1", "7:5:0:-1"]
     assert [properties_of(head)["version"] for head in heads] == ["5", "6"]
