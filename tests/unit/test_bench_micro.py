@@ -9,7 +9,6 @@ from rich.progress import Progress
 
 from bench import micro
 from bench.micro_steps import STEPS, Material
-from sequencer.event import Accepted
 from sequencer.plain import AcceptedRun
 
 
@@ -28,7 +27,7 @@ def test_every_submission_is_accepted(events: int, tmp_path: Path) -> None:
     material = Material(events, 160, tmp_path)
     (accepted,) = material.accepted()
     assert material.decided().messages == len(material.decided().ids.keys) == events
-    assert isinstance(accepted, AcceptedRun if events > 1 else Accepted)
+    assert isinstance(accepted, AcceptedRun)
     assert len(material.one_by_one(material.binary)) == events
 
 

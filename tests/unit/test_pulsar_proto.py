@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
 import sequencer.pulsar
@@ -97,25 +98,39 @@ def test_our_error_numbers_are_the_wire_ones() -> None:
 # --- plain_head.proto ---
 
 PLAIN_PROTO = (Path(sequencer.pulsar.__file__).parent / "plain_head.proto").read_text()
+PLAIN_MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.MULTILINE | re.DOTALL)
 PLAIN_FIELD = re.compile(r"^ +(?:optional )?(\w+) (\w+) = (\d+);", re.MULTILINE)
-(PLAIN_HEAD,) = FileDescriptorProto.FromString(plain_head_pb2.DESCRIPTOR.serialized_pb).message_type
+VIEWS = {
+    view.name: view for view in FileDescriptorProto.FromString(plain_head_pb2.DESCRIPTOR.serialized_pb).message_type
+}
+OF_NO_CONSEQUENCE = {
+    "PlainHead": {"event_time", "ordering_key", "partition_key_b64_encoded", "sequence_id"},
+    "PlainEntry": {
+        "producer_name", "sequence_id", "publish_time", "replicated_from", "replicate_to", "uncompressed_size",
+        "encryption_algo", "encryption_param", "deliver_at_time", "marker_type", "txnid_least_bits", "txnid_most_bits",
+        "highest_sequence_id", "uuid", "total_chunk_msg_size", "chunk_id",
+    },
+}  # fmt: skip
 
 
-def test_the_plain_view_is_what_its_file_says() -> None:
-    written = {name: (kind, int(number)) for kind, name, number in PLAIN_FIELD.findall(PLAIN_PROTO)}
-    assert written == {field.name: (TYPES[field.type], field.number) for field in PLAIN_HEAD.field}
-    one_of = {field.name for field in PLAIN_HEAD.field if field.HasField("oneof_index")}
-    assert [one.name for one in PLAIN_HEAD.oneof_decl] == ["remarkable"]
-    inside = PLAIN_PROTO[PLAIN_PROTO.index("oneof remarkable {") :]
-    assert one_of == {name for _, name, _ in PLAIN_FIELD.findall(inside)}
+def test_plain_views_are_what_their_file_says() -> None:
+    written = dict(PLAIN_MESSAGE.findall(PLAIN_PROTO))
+    assert written.keys() == VIEWS.keys()
+    for name, text in written.items():
+        fields = {field: (kind, int(number)) for kind, field, number in PLAIN_FIELD.findall(text)}
+        assert fields == {field.name: (TYPES[field.type], field.number) for field in VIEWS[name].field}
+        assert [one.name for one in VIEWS[name].oneof_decl] == ["remarkable"]
+        one_of = {field.name for field in VIEWS[name].field if field.HasField("oneof_index")}
+        assert one_of == {field for _, field, _ in PLAIN_FIELD.findall(text[text.index("oneof remarkable {") :])}
 
 
-def test_the_plain_view_is_one_of_a_messages_metadata() -> None:
+@pytest.mark.parametrize(("view", "of"), [("PlainHead", "SingleMessageMetadata"), ("PlainEntry", "MessageMetadata")])
+def test_a_plain_view_is_one_of_a_messages_metadata(view: str, of: str) -> None:
     """The same fields at the same numbers; whatever makes a message mean something else makes it remarkable."""
-    whole = MESSAGES["SingleMessageMetadata"]
-    for field in PLAIN_HEAD.field:
+    whole = MESSAGES[of]
+    for field in VIEWS[view].field:
         _, number, kind, _ = whole[field.name]
-        assert (field.number, TYPES[field.type]) == (number, "bytes" if kind == "KeyValue" else kind)
-    seen = {field.name for field in PLAIN_HEAD.field}
-    of_no_consequence = {"event_time", "ordering_key", "partition_key_b64_encoded", "sequence_id"}
-    assert set(whole) == seen | of_no_consequence, "a new field must be one or the other"
+        assert (field.number, TYPES[field.type]) == (number, "bytes" if kind[0].isupper() else kind)
+    seen = {field.name for field in VIEWS[view].field}
+    assert set(whole) == seen | OF_NO_CONSEQUENCE[view], "a new field must be one or the other"
+    assert not seen & OF_NO_CONSEQUENCE[view]
