@@ -202,13 +202,13 @@ def envelope_binary(material: Material) -> Timer:
 
 
 def read_structured(material: Material) -> Timer:
-    """An entry -> submissions, by columns where it is a batch: the messages, every envelope, every check."""
+    """An entry -> submissions, by columns: the messages, every envelope, every check."""
     entry = material.entry(material.structured)
     return _repeat(lambda: read_submitted([entry], LIMIT_BYTES))
 
 
 def read_binary(material: Material) -> Timer:
-    """The same in binary mode."""
+    """The same in binary mode, where a message that is in no batch is read by itself."""
     entry = material.entry(material.binary)
     return _repeat(lambda: read_submitted([entry], LIMIT_BYTES))
 

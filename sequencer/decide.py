@@ -299,6 +299,7 @@ class Overlay:
         return [young[key] if tail is None else tail for key, tail in zip(keys, tails, strict=True)]
 
     def _accepted_before(self, event_id: bytes, key: str) -> tuple[int, int] | None:
+        """As far as it is known without asking the index: what is in flight, and what `_look_up` has brought."""
         for ids in reversed(self._unapplied):
             before = ids.find(event_id, key)
             if before is not None:

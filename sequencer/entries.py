@@ -421,7 +421,7 @@ def read_events(entry: Entry) -> Iterator[StoredEvent]:
     if is_priming(entry):
         return
     metadata = entry.metadata
-    at = f"{entry.message_id.ledger}:{entry.message_id.entry}:{entry.message_id.partition}:"
+    at = _position(entry)
     if entry.damage:
         raise ForeignWriter(f"message {at}-1: {entry.damage}")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import example, given, settings
@@ -218,8 +219,8 @@ def test_whatever_is_submitted_has_one_outcome_that_can_be_stored_and_read(
     anything: list[Entry], by_columns: bool
 ) -> None:
     entries = [at(position, entry) for position, entry in enumerate(anything)]
-    one_by_one_ = [read for entry in entries for read in read_entry(entry, LIMIT)]
-    submitted = read_submitted(entries, LIMIT) if by_columns else one_by_one_
+    read: Sequence[Any] = [read for entry in entries for read in read_entry(entry, LIMIT)]
+    submitted = read_submitted(entries, LIMIT) if by_columns else read
     overlay = Overlay(NoIndex(), partition=0, partitions=1, next_sequence=0)
     outcomes = overlay.decide(submitted).outcomes
     accepted = [outcome for outcome in one_by_one(outcomes) if isinstance(outcome, Accepted)]
