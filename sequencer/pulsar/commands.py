@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from enum import IntEnum
 
-from sequencer.pulsar.frames import EARLIEST, MessageId, TxnId, message_id_to_wire
+from sequencer.pulsar.frames import EARLIEST, UINT64_MASK, MessageId, TxnId, message_id_to_wire
 from sequencer.pulsar.pulsar_api_pb2 import ABORT as ABORT_ACTION
 from sequencer.pulsar.pulsar_api_pb2 import (
     COMMIT,
@@ -209,13 +209,17 @@ def get_last_message_id(consumer_id: int) -> BaseCommand:
 
 def ack(consumer_id: int, ids: Sequence[MessageId], txn: TxnId | None) -> BaseCommand:
     """ACK of whole entries, each by itself. One command is all or nothing."""
-    command = CommandAck(consumer_id=consumer_id, ack_type=CommandAck.Individual)
-    for message_id in ids:
-        data = command.message_id.add()
-        data.CopyFrom(message_id_to_wire(MessageId(message_id.ledger, message_id.entry)))
+    base = BaseCommand(type=BaseCommand.ACK)
+    command = base.ack
+    command.consumer_id = consumer_id
+    command.ack_type = CommandAck.Individual
+    add = command.message_id.add
+    # Filled in place: of messages that are no batches there are as many ids as events.
+    for ledger, entry, _, _ in ids:
+        add(ledgerId=ledger & UINT64_MASK, entryId=entry & UINT64_MASK)
     if txn is not None:
         command.txnid_most_bits, command.txnid_least_bits = txn
-    return BaseCommand(type=BaseCommand.ACK, ack=command)
+    return base
 
 
 def ack_up_to(consumer_id: int, message_id: MessageId, batch_size: int) -> BaseCommand:

@@ -23,8 +23,9 @@ RECEIVE_LIMIT_BYTES = 512 * 1024 * 1024
 it does not keep to the protocol."""
 
 MAX_PERMITS = 1000
-"""Messages that may be allowed ahead. A batched entry counts all its messages, but the broker sends whole entries, up
-to a hundred, while one permit is left, so this does not limit batches."""
+"""Messages that may be allowed ahead. A batched entry counts all its messages, but the broker sends whole entries while
+one permit is left, as many as it reads at a time (`dispatcherMaxReadBatchSize`, `dispatcherMaxReadSizeBytes`), so this
+does not limit batches."""
 
 MAX_FLOW = 2**31 - 1
 """Permits in one FLOW: the broker closes the connection at more, which it takes for a negative number."""

@@ -39,12 +39,14 @@ MIN_FRAME_BYTES = 4
 CHECKSUM_MAGIC = 0x0E01
 BROKER_ENTRY_MAGIC = 0x0E02
 
+UINT64_MASK = 2**64 - 1
+"""What a negative number becomes on the wire, where ids are unsigned: `number & UINT64_MASK`."""
+
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _TWO_U32 = struct.Struct(">II")
 _MAGIC_CHECKSUM = struct.Struct(">HI")
 
-_UINT64_MASK = 2**64 - 1
 _INT64_SIGN = 2**63
 
 
@@ -108,7 +110,7 @@ def message_id_from_wire(data: MessageIdData) -> MessageId:
 
 def message_id_to_wire(message_id: MessageId) -> MessageIdData:
     """The wire form of `message_id`; -1 becomes 2^64-1."""
-    data = MessageIdData(ledgerId=message_id.ledger & _UINT64_MASK, entryId=message_id.entry & _UINT64_MASK)
+    data = MessageIdData(ledgerId=message_id.ledger & UINT64_MASK, entryId=message_id.entry & UINT64_MASK)
     if message_id.partition >= 0:
         data.partition = message_id.partition
     if message_id.batch_index >= 0:
@@ -271,7 +273,7 @@ def messages_counted(entry: Entry) -> int:
     checksums, so a damaged entry counts as what its metadata says, where that can be read.
     """
     if entry.ack_set:
-        return sum((word & _UINT64_MASK).bit_count() for word in entry.ack_set)
+        return sum((word & UINT64_MASK).bit_count() for word in entry.ack_set)
     if not entry.damage:
         return entry.metadata.num_messages_in_batch
     try:
