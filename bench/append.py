@@ -42,6 +42,9 @@ REPLIES_TAKE_BYTES = 16 * 1024 * 1024
 REPLY_WINDOW_MESSAGES = 1_000_000
 """The broker drops what a reader of a non-persistent topic has no room for; this one is to see everything."""
 
+REPLIES_WITHIN_S = 20.0
+"""Without another reply for so long, there is none any more. Longer than a topic is filled and a sequencer started."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -207,21 +210,21 @@ async def _events_per_s(
     async with PulsarClient(broker.service_url) as client:
         reply_topic = topics.reply_topic("bench")
         reader = await client.reader(reply_topic, start=LATEST, window_messages=REPLY_WINDOW_MESSAGES)
-        reading = asyncio.create_task(_count(reader))
+        reading = asyncio.create_task(_count(reader, workload.events))
         run = await run_once(SEQUENCER, broker, topics, workload.asking(reply_topic), directory)
-        reading.cancel()
         seen = await reading
         if seen < workload.events * 0.99:
             raise RuntimeError(f"{seen} replies to {workload.events} events")
         return run.events / run.seconds
 
 
-async def _count(reader: Consumer) -> int:
-    """Read until cancelled; how many messages there were."""
+async def _count(reader: Consumer, wanted: int) -> int:
+    """Read until so many messages were there, or no more come; how many there were."""
     seen = 0
-    with contextlib.suppress(asyncio.CancelledError):
-        while True:
-            entries = await reader.take(max_messages=REPLIES_TAKE_MESSAGES, max_bytes=REPLIES_TAKE_BYTES)
+    with contextlib.suppress(TimeoutError):
+        while seen < wanted:
+            async with asyncio.timeout(REPLIES_WITHIN_S):
+                entries = await reader.take(max_messages=REPLIES_TAKE_MESSAGES, max_bytes=REPLIES_TAKE_BYTES)
             seen += sum(entry.metadata.num_messages_in_batch for entry in entries)
     return seen
 

@@ -1,6 +1,6 @@
 """The index alone, as it grows: events per second, bytes on disk and memory with 1e5 to 3e7 aggregates.
 
-The index is asked and written as the sequencer does it: an overlay over it, transactions of 4,000 events, whose tails
+The index is asked and written as the sequencer does it: an overlay over it, transactions of 8,000 events, whose tails
 are looked up where the overlay does not hold them, and which become one batch of tails, ids and a checkpoint. Nothing
 else takes part, so these figures say what the index costs, not how fast a sequencer is.
 

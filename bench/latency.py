@@ -29,11 +29,11 @@ from rich.table import Table
 from bench.line_child import LineChild
 from bench.onlooker import empty_histogram
 from bench.report import Point, Spread, hand_over, spreads
-from bench.run import cpu_seconds
 from bench.schedule import NS_PER_S, Schedule, entry_events
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
 from bench.stage import broker_options, stage
+from bench.usage import cpu_seconds
 from sequencer.admin import Admin
 from sequencer.broker import EmbeddedBroker
 

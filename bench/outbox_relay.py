@@ -13,7 +13,7 @@ order of their positions: so the relay takes what is there, and does not go by h
 from __future__ import annotations
 
 import json
-import resource
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ import psycopg
 import pulsar
 
 from bench.event_table import CHANNEL, Connection
+from bench.usage import peak_memory_mib
 from sequencer.official import official_client
 
 ROWS_MAX = 5_000
@@ -87,8 +88,7 @@ class Relay:
                 raise RuntimeError(f"{relayed} of {events} events relayed, and no more in {STUCK_AFTER_S:.0f} s")
             else:
                 self._await_more(notified)
-        memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Report(since_s, time.process_time() - cpu_s, memory_kib / 1024, rounds)
+        return Report(since_s, time.process_time() - cpu_s, peak_memory_mib(os.getpid()), rounds)
 
     def _publish(self, rows: Sequence[Row]) -> None:
         """Return when the broker has confirmed all of them."""

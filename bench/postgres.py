@@ -6,7 +6,6 @@ It listens on a Unix socket in that directory, which nobody else can enter. Aske
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import Self
 import psycopg
 
 from bench.postgres_programs import Account, PostgresFailure, find_programs
+from bench.usage import TICKS_PER_S
 
 SETTINGS = {
     # Both are the defaults. They make a commit durable, so they stand here for everybody to see.
@@ -36,7 +36,6 @@ LOOK_EVERY_S = 0.02
 STOPPED_WITHIN_S = 30.0
 
 PROC = Path("/proc")
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Postgres:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 from bench import existing
 from bench.relay import RELAYING, kept_metadata
 from bench.sequencer_process import SEQUENCING, ChildProcess, SequencerProcess
+from bench.usage import cpu_seconds
 from bench.workload import Loaded, Workload, load
 from sequencer.broker import EmbeddedBroker
 from sequencer.entries import read_events
@@ -27,8 +26,6 @@ QUIET_S = 0.1
 """So long must nothing new have been committed before it is looked whether that was the last."""
 
 STUCK_AFTER_S = 120.0
-
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Layout(NamedTuple):
@@ -175,20 +172,6 @@ async def _entry_after(client: PulsarClient, topic: str, position: MessageId, *,
         return (await reader.take(max_messages=1, max_bytes=1))[0]
     finally:
         await reader.close()
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process with all its threads has used so far, to the hundredth of a second."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        # User and system time are fields 14 and 15; the name, field 2, stands in parentheses and may hold anything.
-        fields = stat.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-    shown = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, check=True)
-    seconds = 0.0
-    for part in shown.stdout.strip().split(":"):
-        seconds = seconds * 60 + float(part)
-    return seconds
 
 
 def _used(processes: Sequence[ChildProcess]) -> float:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.usage import peak_memory_mib
 from sequencer.broker import EmbeddedBroker
 
 READY_WITHIN_S = 60.0
@@ -24,7 +25,7 @@ _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (.*)")
 
 
 class Usage(NamedTuple):
-    """What a process used from its start to its end, and the transactions that it committed."""
+    """What a process used from its start until it was told to end, and the transactions that it committed."""
 
     cpu_s: float
     peak_memory_mib: float
@@ -97,15 +98,14 @@ class ChildProcess:
         Raises:
             RuntimeError: it ended in another way.
         """
+        peak_mib = peak_memory_mib(self.pid)
         self._process.send_signal(signal.SIGTERM)
         _, status, usage = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         if status != 0:
             raise RuntimeError(f"it ended with {status}: {self._last_words()}")
-        # Linux counts in KiB, macOS in bytes.
-        unit = 1024 * 1024 if sys.platform == "darwin" else 1024
         said = re.findall(r"messages in (\d+) transactions", self._log_file.read_text())
-        return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, sum(map(int, said)))
+        return Usage(usage.ru_utime + usage.ru_stime, peak_mib, sum(map(int, said)))
 
     def end(self) -> None:
         """Kill it if it still runs, whatever state it is in."""

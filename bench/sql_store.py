@@ -20,7 +20,7 @@ from bench.event_table import append_batch, create
 from bench.line_child import LineChild
 from bench.onlooker import NUMBER
 from bench.postgres import Postgres
-from bench.run import cpu_seconds
+from bench.usage import cpu_seconds
 from sequencer.broker import EmbeddedBroker
 from sequencer.official import official_client
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from bench import existing
 from bench.matrix import cells
-from bench.run import Layout, cpu_seconds
+from bench.run import Layout
 from bench.workload import Mode, Workload, key_of
 from sequencer.entries import read_entry
 from sequencer.event import Submission, canonical_partition
@@ -129,7 +127,3 @@ def test_the_matrix_has_every_point_once_and_only_partitions_that_processes_shar
     for cell in cells(600_000):
         assert cell.layout.processes <= cell.layout.partitions
         assert cell.workload.events >= 1000
-
-
-def test_cpu_of_a_process() -> None:
-    assert abs(cpu_seconds(os.getpid()) - time.process_time()) < 0.1
