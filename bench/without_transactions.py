@@ -35,6 +35,9 @@ class LateConsumer:
     async def take(self, *, max_messages: int, max_bytes: int) -> list[Entry]:
         return await self._consumer.take(max_messages=max_messages, max_bytes=max_bytes)
 
+    async def filled(self, *, messages: int, content_bytes: int) -> None:
+        await self._consumer.filled(messages=messages, content_bytes=content_bytes)
+
     def ack(self, ids: Sequence[MessageId], *, txn: None) -> asyncio.Future[None]:
         """Done at once: the loop waits for it before it commits."""
         self._waiting.append(ids)

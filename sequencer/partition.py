@@ -60,8 +60,9 @@ BATCH_BYTES = 4 * 1024 * 1024
 """Submitted bytes, once decompressed, that go into one transaction; a single entry may be larger."""
 
 FLIGHTS = 2
-"""Transactions that are under way: one commits while the next is produced. What arrives meanwhile goes into the one
-after; more of them would be a queue, in which each waits for the commits of all before it."""
+"""Transactions that are under way: one, and where as much waits as a transaction takes, the next is produced while it
+commits. What arrives meanwhile goes into the one after: a commit costs the broker as much as thousands of messages, and
+more of them would be a queue, in which each waits for the commits of all before it."""
 
 FAREWELL_S = 5.0
 """On a clean stop: how long commits in flight and aborts of unused transactions may take."""
@@ -400,7 +401,15 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
 async def _arrived(consumer: Consumer, room: asyncio.Semaphore, max_messages: int) -> list[Entry]:
     """What has arrived once there is room for one more transaction: much under full load, one message when idle."""
     await room.acquire()
+    if room.locked():
+        await _race(consumer.filled(messages=BATCH_MESSAGES, content_bytes=BATCH_BYTES), _emptied(room))
     return await consumer.take(max_messages=max_messages, max_bytes=BATCH_BYTES)
+
+
+async def _emptied(room: asyncio.Semaphore) -> None:
+    """Return when nothing is under way any more."""
+    async with room:
+        pass
 
 
 def _check_order(partition: Partition, last: tuple[int, int], entries: Sequence[Entry]) -> tuple[int, int]:

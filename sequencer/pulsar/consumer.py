@@ -44,6 +44,8 @@ class _Held(NamedTuple):
     entry: Entry
     messages: int
     size_bytes: int
+    content_bytes: int
+    """Of its payload, once decompressed."""
 
 
 class Consumer:
@@ -76,12 +78,13 @@ class Consumer:
         self._connection = connection
         self._id = consumer_id
         self._held: deque[_Held] = deque()
-        self._held_bytes = 0
+        self._held_bytes = self._held_messages = self._held_content_bytes = 0
         self._permits = 0
         self._message_bytes = 0.0
         self._started = False
         self._epoch = 0
         self._arrival: asyncio.Future[None] | None = None
+        self._filled: tuple[int, int, asyncio.Future[None]] | None = None
         self._reason: PulsarError | None = None
         connection.attach_consumer(consumer_id, self)
 
@@ -119,16 +122,38 @@ class Consumer:
         held = self._held
         taken: list[Entry] = []
         while held:
-            entry, messages, size_bytes = held[0]
+            entry, messages, size_bytes, content_bytes = held[0]
             max_messages -= messages
-            max_bytes -= max(len(entry.payload), entry.metadata.uncompressed_size)
+            max_bytes -= content_bytes
             if taken and (max_messages < 0 or max_bytes < 0):
                 break
             held.popleft()
             self._held_bytes -= size_bytes
+            self._held_messages -= messages
+            self._held_content_bytes -= content_bytes
             taken.append(entry)
         self._allow_more()
         return taken
+
+    async def filled(self, *, messages: int, content_bytes: int) -> None:
+        """Wait until so much has arrived that has not been taken, or the consumer has ended.
+
+        Args:
+            messages: in all entries together, or
+            content_bytes: of all payloads together, once decompressed.
+        """
+        assert self._filled is None, "somebody else is already waiting in filled()"
+        self.start()
+        while not self._holds(messages, content_bytes) and self._reason is None:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._filled = messages, content_bytes, future
+            try:
+                await future
+            finally:
+                self._filled = None
+
+    def _holds(self, messages: int, content_bytes: int) -> bool:
+        return self._held_messages >= messages or self._held_content_bytes >= content_bytes
 
     def ack(self, ids: Sequence[MessageId], *, txn: TxnId | None = None) -> asyncio.Future[None]:
         """Acknowledge whole entries, each by itself, in one command: all or none of them.
@@ -197,8 +222,7 @@ class Consumer:
         """
         if self._reason is not None:
             raise self._reason
-        self._held.clear()
-        self._held_bytes = 0
+        self._forget_held()
         self._epoch += 1
         self._connection.tell(commands.redeliver(self._id, self._epoch))
         if self._started:
@@ -233,8 +257,11 @@ class Consumer:
             self._message_bytes = per_message
         else:
             self._message_bytes += (per_message - self._message_bytes) * SIZE_DECAY
-        self._held.append(_Held(entry, messages, size_bytes))
+        content_bytes = max(len(entry.payload), entry.metadata.uncompressed_size)
+        self._held.append(_Held(entry, messages, size_bytes, content_bytes))
         self._held_bytes += size_bytes
+        self._held_messages += messages
+        self._held_content_bytes += content_bytes
         if self._held_bytes > RECEIVE_LIMIT_BYTES:
             self._connection.drop(ProtocolViolation(f"{self.topic}: more than {RECEIVE_LIMIT_BYTES} bytes delivered"))
             return
@@ -245,8 +272,7 @@ class Consumer:
         """Of a failover subscription: what has not been taken comes again, to whoever has the turn."""
         self.turn += 1
         self._has_turn = active
-        self._held.clear()
-        self._held_bytes = 0
+        self._forget_held()
         self._wake()
         if self._started:
             self._allow_more()
@@ -258,6 +284,14 @@ class Consumer:
     def _wake(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+        if self._filled is not None:
+            messages, content_bytes, future = self._filled
+            if not future.done() and (self._reason is not None or self._holds(messages, content_bytes)):
+                future.set_result(None)
+
+    def _forget_held(self) -> None:
+        self._held.clear()
+        self._held_bytes = self._held_messages = self._held_content_bytes = 0
 
     def _allow_more(self) -> None:
         """Grant permits when half of what may be under way has been used up, so that FLOWs stay few."""
@@ -282,8 +316,7 @@ class Consumer:
             return
         self._reason = reason
         self._connection.detach_consumer(self._id)
-        self._held.clear()
-        self._held_bytes = 0
+        self._forget_held()
         self._wake()
         if not self.lost.done():
             self.lost.set_result(reason)

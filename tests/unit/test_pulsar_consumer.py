@@ -303,3 +303,55 @@ def test_the_end_of_a_consumer_wakes_its_taker() -> None:
         assert broker.consumer.lost.result() is reason
 
     run(story())
+
+
+@pytest.mark.parametrize(("messages", "content_bytes"), [(3, 1 << 40), (1_000_000, 30)])
+def test_filled_waits_until_enough_has_arrived_that_is_not_taken(messages: int, content_bytes: int) -> None:
+    async def story() -> None:
+        broker = Broker()
+        filled = asyncio.create_task(broker.consumer.filled(messages=messages, content_bytes=content_bytes))
+        await asyncio.sleep(0)
+        assert broker.permits > 0, "what has not arrived must be allowed to"
+        broker.deliver(bytes(10))
+        broker.deliver(bytes(10))
+        assert len(await broker.take_all()) == 2
+        for _ in range(2):
+            broker.deliver(bytes(10))
+            await asyncio.sleep(0)
+            assert not filled.done(), "what was taken counts"
+        broker.deliver(bytes(10))
+        await filled
+        await broker.consumer.filled(messages=messages, content_bytes=content_bytes)  # at once: nothing was taken
+        assert len(await broker.take_all()) == 3
+
+    run(story())
+
+
+def test_filled_ends_with_the_consumer_and_may_be_given_up() -> None:
+    async def story() -> None:
+        broker = Broker()
+        given_up = asyncio.create_task(broker.consumer.filled(messages=10, content_bytes=10))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        filled = asyncio.create_task(broker.consumer.filled(messages=10, content_bytes=10))
+        await asyncio.sleep(0)
+        assert not filled.done()
+        broker.consumer.on_closed(ConnectionLost("gone"))
+        await filled
+        await broker.consumer.filled(messages=10, content_bytes=10)
+        with pytest.raises(ConnectionLost):
+            await broker.take_all()
+
+    run(story())
+
+
+def test_filled_counts_what_is_compressed_by_what_it_becomes() -> None:
+    async def story() -> None:
+        broker = Broker()
+        metadata = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, uncompressed_size=1000)
+        broker.consumer.start()
+        broker.consumer.on_entry(Entry(MessageId(1, 1), metadata, b"small", 0, (), ""), 0)
+        await broker.consumer.filled(messages=10, content_bytes=1000)
+
+    run(story())
