@@ -54,7 +54,8 @@ def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Pr
 async def _measure(plan: Plan, broker: EmbeddedBroker, topics: Topics, progress: Progress) -> list[dict[str, float]]:
     rounds = []
     async with watched_load(broker, topics, plan.numbered, plan.rate) as (watch, load):
-        for _ in progress.track(range(plan.rounds), description="restart"):
+        task = progress.add_task("restart", total=plan.rounds)
+        for _ in range(plan.rounds):
             await level(watch, load)
             await asyncio.sleep(random.uniform(*UNDISTURBED_S))
             successor = watch.successor()
@@ -71,6 +72,7 @@ async def _measure(plan: Plan, broker: EmbeddedBroker, topics: Topics, progress:
                     "kill_to_first_commit_s": round(first.at_s - killed_s, 3),
                 }
             )
+            progress.advance(task)
         await level(watch, load)
     return rounds
 

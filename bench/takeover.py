@@ -106,10 +106,12 @@ async def _measure(
 ) -> list[dict[str, float]]:
     rounds = []
     async with watched_load(broker, topics, plan.numbered, plan.rate) as (watch, load):
-        for _ in progress.track(range(plan.rounds), description="takeover"):
+        task = progress.add_task("takeover", total=plan.rounds)
+        for _ in range(plan.rounds):
             await level(watch, load)
             rounds.append(await _round(plan, watch, pair))
             await asyncio.to_thread(pair.exchange if plan.freeze else pair.replace)
+            progress.advance(task)
     return rounds
 
 

@@ -47,6 +47,9 @@ __all__ = [
     "VersionIndex",
 ]
 
+SHARED_LOOK_UP_KEYS = 100
+"""Of so many tails another thread looks up half; for fewer it is not woken."""
+
 FORMAT_VERSION = 2
 _FORMAT_HEAD = f"pulsar-sequencer version index, format {FORMAT_VERSION}\n"
 _FORMAT = re.compile(rb"pulsar-sequencer version index, format ([1-9]\d{0,8})\n")
@@ -54,16 +57,13 @@ _FORMAT_KEY, _STATE_KEY = b"format", b"state"
 _STATE = struct.Struct("<QQqqB")  # generation, ids in it, its start in ms, newest acceptance in ms, has a checkpoint
 _VERSION = struct.Struct("<q")
 _ACCEPTED = struct.Struct("<qq")  # version, sequence
-SHARED_LOOK_UP_KEYS = 100
-"""Of so many tails another thread looks up half: that takes a millisecond, to wake it a tenth of that."""
-
 _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit gives
 
 
 @dataclass(frozen=True, slots=True)
 class IndexLimits:
     """Bounds of one index. Memory follows from the first two, whatever the number of rows; with what RocksDB flushes,
-    merges and allocates besides it is about twice their sum (`python -m bench growth` measures it)."""
+    merges and allocates besides it is up to 2.6 times their sum (`python -m bench growth` measures it)."""
 
     block_cache_bytes: int = 64 * MIB  # data, index and filter blocks: filters and indexes of 3 * 10^7 aggregates
     write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
