@@ -87,6 +87,7 @@ def test_append(broker: EmbeddedBroker, tmp_path: Path) -> None:
     figures = append.measure(plan, broker, directory=tmp_path, progress=Progress(disable=True))
     assert all(figures[name]["median"] > 0 for name in ("append_ms", "visible_ms", "appends_per_s"))
     assert figures["with_to_without_replies"]["median"] > 0
+    assert figures["replies_seen_percent"]["median"] == 100
 
 
 def test_alternatives(broker: EmbeddedBroker, tmp_path: Path) -> None:
