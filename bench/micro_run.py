@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def run() -> None:
     runner.argparser.add_argument("--events", type=int, nargs="+", required=True)
     runner.argparser.add_argument("--steps", nargs="+", required=True)
     options = runner.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sequencer-bench-micro-") as directory:
+    with tempfile.TemporaryDirectory(prefix="sequencer-bench-micro-") as directory, ExitStack() as opened:
         for events in options.events:
-            material, prepared = Material(events, options.event_bytes, Path(directory)), dict[str, Timer]()
+            material, prepared = Material(events, options.event_bytes, Path(directory), opened), dict[str, Timer]()
             for step in options.steps:
                 runner.bench_time_func(
                     name_of(step, events), partial(_timed, prepared, step, material), inner_loops=events

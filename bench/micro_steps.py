@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -59,6 +60,8 @@ class Material:
     events: int
     event_bytes: int
     directory: Path
+    opened: ExitStack
+    """Closes the indexes that its steps have opened: until then RocksDB writes files."""
 
     @cached_property
     def structured(self) -> Output:
@@ -105,7 +108,7 @@ class Material:
         with VersionIndex.open(self.directory / "index", identity="bench") as index:
             for first in range(0, AGGREGATES, FILLING_EVENTS):
                 _apply(index, *_changes([key_of(number) for number in range(first, first + FILLING_EVENTS)]))
-        return VersionIndex.open(self.directory / "index", identity="bench")
+        return self.opened.enter_context(VersionIndex.open(self.directory / "index", identity="bench"))
 
     def keys(self, chance: random.Random) -> list[str]:
         """As many aggregates of the index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,16 @@ from sequencer.plain import AcceptedRun
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_can_be_repeated(step: str, events: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.micro_steps.AGGREGATES", 100)
-    timer = STEPS[step](Material(events, 160, tmp_path))
-    assert timer(1) > 0
-    assert timer(2) > 0
+    with ExitStack() as opened:
+        timer = STEPS[step](Material(events, 160, tmp_path, opened))
+        assert timer(1) > 0
+        assert timer(2) > 0
 
 
 @pytest.mark.parametrize("events", [1, 20])
 def test_every_submission_is_accepted(events: int, tmp_path: Path) -> None:
     """Rejections would take another way than the one that is timed."""
-    material = Material(events, 160, tmp_path)
+    material = Material(events, 160, tmp_path, ExitStack())
     (accepted,) = material.accepted()
     assert material.decided().messages == len(material.decided().ids.keys) == events
     assert isinstance(accepted, AcceptedRun)
