@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from rocksdict import WriteBatch, WriteOptions
+from rocksdict import Rdict, WriteBatch, WriteOptions
 
 from state.errors import (
     IndexDamaged,
@@ -65,7 +65,7 @@ class IndexLimits:
     """Bounds of one index. Memory follows from the first two, whatever the number of rows; with what RocksDB flushes,
     merges and allocates besides it is up to 2.6 times their sum (`python -m bench growth` measures it)."""
 
-    block_cache_bytes: int = 64 * MIB  # data, index and filter blocks: filters and indexes of 3 * 10^7 aggregates
+    block_cache_bytes: int = 64 * MIB  # data, index and filter blocks: a look-up is fast while it holds all filters
     write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
     id_window_ms: int = 15 * 60 * 1000  # an accepted id is remembered at least this long,
     max_ids: int = 10_000_000  # or until half this many were accepted after it
@@ -114,7 +114,6 @@ class VersionIndex:
         self._store = store
         self._state = state
         self._limits = limits
-        self._tails = store.family(TAILS)
         self._generations = [store.family(name) for name in _families_of(state)]  # newest first
         self._reader = ThreadPoolExecutor(1, "index-reader")  # begins its thread when it is needed
         self._synced = WriteOptions()
@@ -196,9 +195,10 @@ class VersionIndex:
         """
         if not keys:
             return []
+        family = self._store.family(TAILS)
         encoded: list[Any] = list(map(str.encode, keys))  # Any: rocksdict's annotation asks for an invariant union
         try:
-            found = self._get_tails(encoded)
+            found = self._get(family, encoded)
         except Exception as error:
             raise failure_of(self._store.directory, "cannot read tails", error) from error
         if set(map(len, found)) != {_VERSION.size}:
@@ -208,20 +208,17 @@ class VersionIndex:
             self._refuse_first_bad(encoded, found)
         return versions
 
-    def _get_tails(self, encoded: list[Any]) -> list[Any]:
+    def _get(self, family: Rdict, encoded: list[Any]) -> list[Any]:
         """One multi-get, or two side by side: RocksDB's reading lets go of the interpreter's lock."""
         if len(encoded) < SHARED_LOOK_UP_KEYS:
-            return self._look_up(encoded)
+            return cast("list[Any]", family.get(encoded, _NO_AGGREGATE))
         half = len(encoded) // 2
-        other = self._reader.submit(self._look_up, encoded[half:])
+        other = self._reader.submit(family.get, encoded[half:], _NO_AGGREGATE)
         try:
-            found = self._look_up(encoded[:half])
+            found = cast("list[Any]", family.get(encoded[:half], _NO_AGGREGATE))
         finally:
             wait([other])  # nobody may close the store while it reads
-        return found + other.result()
-
-    def _look_up(self, encoded: list[Any]) -> list[Any]:
-        return cast("list[Any]", self._tails.get(encoded, _NO_AGGREGATE))
+        return found + cast("list[Any]", other.result())
 
     def _refuse_first_bad(self, keys: Sequence[bytes], found: Sequence[bytes]) -> None:
         for key, value in zip(keys, found, strict=True):

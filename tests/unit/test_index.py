@@ -27,6 +27,7 @@ from state import (
     VersionIndex,
 )
 from state import store as store_module
+from state.index import SHARED_LOOK_UP_KEYS
 from state.store import Store
 
 IDENTITY = "persistent://public/default/events-partition-3"
@@ -148,6 +149,7 @@ def test_a_closed_index_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
     index.close()
     uses: list[Callable[[], object]] = [
         lambda: index.tails(["a"]),
+        lambda: index.tails(["a"] * SHARED_LOOK_UP_KEYS),
         lambda: index.accepted([(event_id(1), "a")])[0],
         lambda: index.apply({"a": 1}, [], accepted_at_ms=1, checkpoint=b"y"),
         lambda: list(index.entries()),
