@@ -18,6 +18,7 @@ from sequencer.decide import TAIL_CACHE_AGGREGATES, Overlay
 from sequencer.event import Source
 from sequencer.partition import BATCH_MESSAGES
 from sequencer.plain import PlainBatch
+from state.allocator import hold_little
 from state.index import VersionIndex
 from state.store import TAILS
 
@@ -26,9 +27,6 @@ FILLING_EVENTS = 20_000
 
 ENTRY_EVENTS = 500
 """Of a submitted entry; a transaction takes BATCH_MESSAGES."""
-
-OVERHEAD_MIB = 32
-"""What RocksDB's merging takes besides its cache and its write buffers, and what the allocator loses."""
 
 SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 """Odd, so that a number times it, modulo 2**128, is another one for every number, and lies anywhere."""
@@ -100,8 +98,7 @@ class Growing:
 
     def _figures(self, events: int, decide_s: float, background_cpu_s: float, memory: float) -> Figures:
         clocked, index = self._index, self._index.index
-        limits = index.limits
-        limit_mib = (limits.block_cache_bytes + limits.write_buffer_bytes) / MIB + OVERHEAD_MIB
+        limit_mib = index.limits.memory_bytes / MIB
         tails_bytes = index._store.family(TAILS).property_int_value("rocksdb.total-sst-files-size") or 0
         return {
             "events_per_s": round(events / (decide_s + clocked.apply_s)),
@@ -209,6 +206,7 @@ def measured(directory: Path, access: str, run_events: int, runs: int, sizes: Se
 
 
 if __name__ == "__main__":
+    hold_little()  # as the sequencer's own process does
     _, place, kind, *numbers = sys.argv
     events, times, *growth = map(int, numbers)
     for figures in measured(Path(place), kind, events, times, growth):

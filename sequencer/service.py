@@ -30,6 +30,7 @@ from sequencer.pulsar.errors import AuthFailed, PulsarError, ServerError, Server
 from sequencer.pulsar.settings import NO_AUTH, Auth, token_auth
 from sequencer.replies import REPLY_CLIENT, Replies
 from sequencer.topics import partition_count
+from state.allocator import hold_little
 from state.index import IndexFailure, IndexMismatch
 
 BACKOFF_FIRST_S = 0.05
@@ -75,6 +76,7 @@ def run(settings: ServiceSettings) -> int:
     Raises:
         TopicMissing, NoSuchPartition, PulsarError: nothing could be started.
     """
+    hold_little()
     count = _run_loop(_partition_count(settings))
     chosen = tuple(range(count)) if settings.partitions is None else settings.partitions
     if beyond := [number for number in chosen if number >= count]:
@@ -228,4 +230,5 @@ def _shares(partitions: Sequence[int], workers: int) -> list[Sequence[int]]:
 
 def _work(settings: ServiceSettings, count: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    hold_little()
     sys.exit(_run_loop(_serve(settings, count)))

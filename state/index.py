@@ -34,7 +34,7 @@ from state.errors import (
     failure_of,
     write_failure_of,
 )
-from state.store import MIB, TAILS, Store, StoreOptions, destroy
+from state.store import MIB, TAILS, Store, StoreOptions, destroy, waiting_bytes
 
 __all__ = [
     "IndexDamaged",
@@ -50,6 +50,9 @@ __all__ = [
 SHARED_LOOK_UP_KEYS = 100
 """Of so many tails another thread looks up half; for fewer it is not woken."""
 
+OVERHEAD_BYTES = 48 * MIB
+"""What RocksDB's merging takes besides its cache and its write buffers, and what the allocator loses."""
+
 FORMAT_VERSION = 2
 _FORMAT_HEAD = f"pulsar-sequencer version index, format {FORMAT_VERSION}\n"
 _FORMAT = re.compile(rb"pulsar-sequencer version index, format ([1-9]\d{0,8})\n")
@@ -62,13 +65,18 @@ _NO_AGGREGATE = _VERSION.pack(-1)  # never stored: what a look-up without a hit 
 
 @dataclass(frozen=True, slots=True)
 class IndexLimits:
-    """Bounds of one index. Memory follows from the first two, whatever the number of rows; with what RocksDB flushes,
-    merges and allocates besides it is up to 2.6 times their sum (`python -m bench growth` measures it)."""
+    """Bounds of one index."""
 
     block_cache_bytes: int = 64 * MIB  # data, index and filter blocks: a look-up is fast while it holds all filters
     write_buffer_bytes: int = 8 * MIB  # rows not in table files yet; a larger one leaves the CPU's cache and is slower
     id_window_ms: int = 15 * 60 * 1000  # an accepted id is remembered at least this long,
     max_ids: int = 10_000_000  # or until half this many were accepted after it
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the index adds to a process at the most, whatever the number of rows (`python -m bench growth`), where
+        the allocator is told to hold little (`allocator.py`)."""
+        return self.block_cache_bytes + waiting_bytes(self.write_buffer_bytes) + OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ ID_BYTES = 16
 KEY_PREFIX_BYTES = 128  # as many as RocksDB takes; keys that share them share a bucket
 BUCKETS = 20_000  # about as many rows as a write buffer holds
 WRITE_BUFFERS = 4  # of a family: one is filled while others are sorted and flushed
+BUFFERS_IN_TOTAL = 4  # `write_buffer_bytes` is so many of them: that of tails and that of ids, and one behind each
 BLOOM_BITS_PER_KEY = (
     10  # 1 % false positives; a miss (new aggregate, new id) is the common case and should read no block
 )
@@ -65,12 +66,19 @@ _STORE_FILE = re.compile(
 _LEFT_BY_A_LOOK = re.compile(r"LOCK|LOG(\.old\.\d+)?|rocksdict-config\.json")
 
 
+def waiting_bytes(write_buffer_bytes: int) -> int:
+    """What all write buffers hold at the most, where flushing is slower than writing."""
+    return 2 * WRITE_BUFFERS * write_buffer_bytes // BUFFERS_IN_TOTAL
+
+
 class StoreOptions:
     """RocksDB options of one handle. All families share one block cache. ``write_buffer_bytes`` is what the two
-    families being written fill together; what waits to be flushed may come to three times as much."""
+    families that are written fill, with one buffer of each being flushed; see ``waiting_bytes``."""
 
     def __init__(self, *, block_cache_bytes: int, write_buffer_bytes: int) -> None:
-        self._cache = Cache(block_cache_bytes)
+        # One piece, or two. An LRU cache of this size is 64, which do not get the filters (up to 200 KiB each) in equal
+        # shares: some would push theirs out, and read them again for every look-up.
+        self._cache = Cache.new_hyper_clock_cache(block_cache_bytes, 0)  # 0: it finds out how large its entries are
         self._write_buffer_bytes = write_buffer_bytes
 
     def database(self, *, create: bool) -> Options:
@@ -94,7 +102,7 @@ class StoreOptions:
         is_ids = IDS_FAMILY.fullmatch(name) is not None
         options = Options(raw_mode=True)
         options.set_block_based_table_factory(self._table())
-        options.set_write_buffer_size(self._write_buffer_bytes // 4)
+        options.set_write_buffer_size(self._write_buffer_bytes // BUFFERS_IN_TOTAL)
         options.set_level_zero_file_num_compaction_trigger(MERGED_AT_FILES)
         options.set_compression_type(DBCompressionType.none())  # ids are random, keys are cut by prefix already
         options.set_paranoid_checks(True)
