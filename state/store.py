@@ -76,8 +76,8 @@ class StoreOptions:
     families that are written fill, with one buffer of each being flushed; see ``waiting_bytes``."""
 
     def __init__(self, *, block_cache_bytes: int, write_buffer_bytes: int) -> None:
-        # One piece, or two. An LRU cache of this size is 64, which do not get the filters (up to 200 KiB each) in equal
-        # shares: some would push theirs out, and read them again for every look-up.
+        # RocksDB cuts this cache into pieces of at least 32 MiB, and its LRU cache into 64, in which filters of up to
+        # 200 KiB each lie by chance: some would push each other out, and be read again for every look-up.
         self._cache = Cache.new_hyper_clock_cache(block_cache_bytes, 0)  # 0: it finds out how large its entries are
         self._write_buffer_bytes = write_buffer_bytes
 
