@@ -35,7 +35,7 @@ STALLED_S = 0.6 * LIFE_S
 EXPIRED_S = 1.2 * LIFE_S
 EVENTS = 12
 JUDGED_WITHIN_S = 30.0
-OPENED_WITHIN_S = 10.0
+READY_WITHIN_S = 10.0
 BROKER_GIVES_UP_S = 4.5
 """More than the broker waits for a frozen sequencer's PONG, see BROKER_SETTINGS."""
 
@@ -82,7 +82,7 @@ class Stage:
         """The transactions of an owner that has just done some work and waits for more."""
         self.publish()
         self.await_judged(process)
-        return self.transactions.await_open(link, REFILL_BELOW - 1, OPENED_WITHIN_S)
+        return self.transactions.await_ready(link, REFILL_BELOW - 1, READY_WITHIN_S)
 
     def check(self, link: int) -> None:
         """Judge everything; the sequencers have stopped."""
