@@ -50,7 +50,7 @@ __all__ = [
 SHARED_LOOK_UP_KEYS = 100
 """Of so many tails another thread looks up half; for fewer it is not woken."""
 
-OVERHEAD_BYTES = 48 * MIB
+OVERHEAD_BYTES = 64 * MIB
 """What RocksDB's merging takes besides its cache and its write buffers, and what the allocator loses."""
 
 FORMAT_VERSION = 2
