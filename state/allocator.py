@@ -2,7 +2,7 @@
 
 RocksDB takes and gives back pieces of 4 KiB (blocks) to 2 MiB (what it merges) all the time, from several threads, and
 often one gives back what another took. By default glibc lets each thread have a heap of its own, whose holes no other
-one fills, and keeps large pieces in it as well: up to half of the memory of an index were holes (docs/performance.md).
+one fills, and keeps large pieces in it as well: half of the memory of a large index were holes (docs/performance.md).
 """
 
 from __future__ import annotations

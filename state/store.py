@@ -67,7 +67,7 @@ _LEFT_BY_A_LOOK = re.compile(r"LOCK|LOG(\.old\.\d+)?|rocksdict-config\.json")
 
 
 def waiting_bytes(write_buffer_bytes: int) -> int:
-    """What all write buffers hold at the most, where flushing is slower than writing."""
+    """What all buffers of tails and of ids hold at the most, where flushing is slower than writing."""
     return 2 * WRITE_BUFFERS * write_buffer_bytes // BUFFERS_IN_TOTAL
 
 
