@@ -61,6 +61,7 @@ def test_settings_that_the_sequencer_relies_on() -> None:
         "brokerDeleteInactiveTopicsEnabled": "false",
         "journalFlushWhenQueueEmpty": "true",
         "managedLedgerNewEntriesCheckDelayInMillis": "1",
+        "flushEntrylogBytes": str(1024 * 1024),
         "dispatcherMaxReadBatchSize": "1000",
     }
     assert {name: settings.get(name) for name in expected} == expected
