@@ -34,12 +34,13 @@ KIB = 1024
 MIB = 1024 * KIB
 BLOCK_BYTES = 4 * KIB  # a look-up of a random key reads one block: small ones keep the cache full of wanted rows
 TABLE_FILE_BYTES = 8 * MIB
-FIRST_LEVEL_BYTES = (
-    16 * MIB
-)  # about what four flushes bring; RocksDB's 256 MiB would be rewritten by every four of them
-MERGED_AT_FILES = 8  # of the first level; RocksDB's 4 merge twice as often, for look-ups that are hardly faster
-IDS_SIZE_RATIO_PERCENT = 50  # merge runs of ids even when the next one is half as large again: fewer runs to look into
+# Rows are merged run by run, not level by level: a new row is written less often until it lies among the oldest.
+TAILS_MERGED_AT_RUNS = 8  # RocksDB's 4 merge twice as often, for look-ups that are hardly faster
+TAILS_SIZE_RATIO_PERCENT = 20  # merge a run also with one that is larger by so much: fewer runs to look into
 IDS_MERGED_AT_RUNS = 32  # ids are written far more often than looked up, and in look-ups of many a run costs little
+IDS_SIZE_RATIO_PERCENT = 50
+SLOWED_AT_RUNS = 64  # so far behind, merging slows writes down; with RocksDB's 20, ids would always
+STOPPED_AT_RUNS = 96
 ID_BYTES = 16
 KEY_PREFIX_BYTES = 128  # as many as RocksDB takes; keys that share them share a bucket
 BUCKETS = 20_000  # about as many rows as a write buffer holds
@@ -103,11 +104,9 @@ class StoreOptions:
         options = Options(raw_mode=True)
         options.set_block_based_table_factory(self._table())
         options.set_write_buffer_size(self._write_buffer_bytes // BUFFERS_IN_TOTAL)
-        options.set_level_zero_file_num_compaction_trigger(MERGED_AT_FILES)
         options.set_compression_type(DBCompressionType.none())  # ids are random, keys are cut by prefix already
         options.set_paranoid_checks(True)
         options.set_target_file_size_base(TABLE_FILE_BYTES)
-        options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES)
         if name != "default":
             # Rows come in no order. In a hash table they cost the writer half of what they do in a sorted list, and it
             # is the writer who is busiest; the thread that flushes sorts them.
@@ -116,15 +115,14 @@ class StoreOptions:
             hash_table: Any = MemtableFactory.hash_link_list  # its annotation lacks the argument
             options.set_memtable_factory(hash_table(BUCKETS))
             options.set_max_write_buffer_number(WRITE_BUFFERS)
-        if is_ids:  # written once and dropped whole: merge as rarely as look-ups allow
             merging = UniversalCompactOptions()
-            merging.size_ratio = IDS_SIZE_RATIO_PERCENT
+            merging.size_ratio = IDS_SIZE_RATIO_PERCENT if is_ids else TAILS_SIZE_RATIO_PERCENT
             options.set_compaction_style(DBCompactionStyle.universal())
             options.set_universal_compaction_options(merging)
-            options.set_level_zero_file_num_compaction_trigger(IDS_MERGED_AT_RUNS)
-            # RocksDB's 20 would make every write wait while there are so many.
-            options.set_level_zero_slowdown_writes_trigger(2 * IDS_MERGED_AT_RUNS)
-            options.set_level_zero_stop_writes_trigger(3 * IDS_MERGED_AT_RUNS)
+            merged_at = IDS_MERGED_AT_RUNS if is_ids else TAILS_MERGED_AT_RUNS
+            options.set_level_zero_file_num_compaction_trigger(merged_at)
+            options.set_level_zero_slowdown_writes_trigger(SLOWED_AT_RUNS)
+            options.set_level_zero_stop_writes_trigger(STOPPED_AT_RUNS)
         return options
 
     def _table(self) -> BlockBasedOptions:
