@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bench.report import hand_over, spreads
 from bench.run import AT_LEAST_ONCE, SEQUENCER, Run
 from bench.stage import broker_options, stage
-from bench.turns import BROKER_SETTINGS, in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, Turn, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -23,8 +23,8 @@ def measure(
     workload: Workload, broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress
 ) -> list[dict[str, float]]:
     """The figures of every round: of both, and the price in per cent of the rate without transactions."""
-    subjects = [AT_LEAST_ONCE, SEQUENCER]
-    rounds = in_turns("at-least-once", subjects, workload, broker, runs=runs, directory=directory, progress=progress)
+    turns = [Turn(AT_LEAST_ONCE, workload), Turn(SEQUENCER, workload)]
+    rounds = in_turns("at-least-once", turns, broker, runs=runs, directory=directory, progress=progress)
     return [_figures(*turn) for turn in rounds]
 
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bench.report import hand_over, spreads
 from bench.run import RELAY, SEQUENCER, Run
 from bench.stage import broker_options, stage
-from bench.turns import BROKER_SETTINGS, in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, Turn, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -23,9 +23,8 @@ def measure(
     workload: Workload, broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress
 ) -> list[dict[str, float]]:
     """The figures of every round: of the relay, of the sequencer that ran after it, and of the one by the other."""
-    rounds = in_turns(
-        "ceiling", [RELAY, SEQUENCER], workload, broker, runs=runs, directory=directory, progress=progress
-    )
+    turns = [Turn(RELAY, workload), Turn(SEQUENCER, workload)]
+    rounds = in_turns("ceiling", turns, broker, runs=runs, directory=directory, progress=progress)
     return [_figures(*turn) for turn in rounds]
 
 

@@ -1,7 +1,8 @@
 """The throughput matrix: one thing changed at a time around a base point, then partitions and processes.
 
 Where the axis is the number of aggregates the index holds all of them before the start, so that ten million are really
-looked up among ten million. Every point has as many events as make a run last some seconds.
+looked up among ten million. Every point has as many events as make a run last some seconds. All points are measured in
+turns, one run of each in every round: a machine that becomes slower meanwhile does so for all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from bench.report import Point, hand_over, spreads
 from bench.run import ALONE, RELAY, SEQUENCER, Layout, Subject
 from bench.stage import broker_options, stage
-from bench.turns import BROKER_SETTINGS, in_turns
+from bench.turns import BROKER_SETTINGS, Turn, in_turns
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -34,6 +35,8 @@ class Cell(NamedTuple):
     layout: Layout = ALONE
     with_relay: bool = False
     """Whether the relay is measured there too, to show whether the broker is what limits it."""
+    beside: str = "base"
+    """The point that it is compared with, round by round."""
 
 
 def cells(events: int) -> list[Cell]:
@@ -44,7 +47,8 @@ def cells(events: int) -> list[Cell]:
         sized = replace(base, events=events * percent // 100, event_bytes=size)
         points.append(Cell(f"{size} bytes", sized, with_relay=size == 10_240))
     for count in (10**3, 10**5, 10**7):
-        points.append(Cell(f"{count} existing aggregates", replace(base, aggregates=count, existing=True)))
+        workload = replace(base, aggregates=count, existing=True)
+        points.append(Cell(f"{count} existing aggregates", workload, beside=f"{10**5} existing aggregates"))
     for percent in (5, 50):
         points.append(Cell(f"{percent} % conflicts", replace(base, conflict_percent=percent)))
     points.append(Cell("binary", replace(base, mode="binary"), with_relay=True))
@@ -60,26 +64,21 @@ def cells(events: int) -> list[Cell]:
 def measure(
     matrix: Sequence[Cell], broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress
 ) -> list[Point]:
-    """Of every cell the sequencer's figures, and the relay's where it is asked for, measured in turns."""
-    whole = progress.add_task("matrix", total=len(matrix))
+    """Of every cell the sequencer's figures, and the relay's where it is asked for."""
+    parts = [(cell, subject) for cell in matrix for subject in ([RELAY, SEQUENCER] if cell.with_relay else [SEQUENCER])]
+    turns = [Turn(subject, cell.workload, cell.layout) for cell, subject in parts]
+    rounds = in_turns("matrix", turns, broker, runs=runs, directory=directory, progress=progress)
+    measured = {
+        (cell.name, subject.name): [turn[place] for turn in rounds] for place, (cell, subject) in enumerate(parts)
+    }
     points = []
-    for number, cell in enumerate(matrix):
-        subjects: list[Subject] = [RELAY, SEQUENCER] if cell.with_relay else [SEQUENCER]
-        rounds = in_turns(
-            f"matrix-{number}",
-            subjects,
-            cell.workload,
-            broker,
-            runs=runs,
-            directory=directory,
-            progress=progress,
-            layout=cell.layout,
-        )
-        by_subject = zip(subjects, zip(*rounds, strict=True), strict=True)
-        for subject, measured in by_subject:
-            at = _at(cell, subject)
-            points.append(Point(at, spreads([run.figures() for run in measured])))
-        progress.advance(whole)
+    for cell, subject in parts:
+        own, beside = measured[cell.name, subject.name], measured.get((cell.beside, subject.name))
+        figures = [run.figures() for run in own]
+        if beside is not None and beside is not own:
+            rates = [round(run.events_per_s / other.events_per_s, 3) for run, other in zip(own, beside, strict=True)]
+            figures = [{**figure, "rate_to_beside": rate} for figure, rate in zip(figures, rates, strict=True)]
+        points.append(Point(_at(cell, subject), spreads(figures)))
     return points
 
 
@@ -88,6 +87,7 @@ def _at(cell: Cell, subject: Subject) -> Mapping[str, str | int]:
     return {
         "cell": cell.name,
         "program": subject.name,
+        "beside": cell.beside,
         "events": workload.events * layout.partitions,
         "event_bytes": workload.event_bytes,
         "aggregates": workload.aggregates,

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from bench.report import Spread, hand_over, spreads
 from bench.run import ALONE, SEQUENCER, Layout, Run
 from bench.stage import broker_options, stage
-from bench.turns import BROKER_SETTINGS, in_turns, workload_options
+from bench.turns import BROKER_SETTINGS, Turn, in_turns, workload_options
 from bench.workload import Workload
 from sequencer.broker import EmbeddedBroker
 
@@ -26,16 +26,8 @@ def measure(
     layout: Layout = ALONE,
 ) -> list[Run]:
     """Every run on topics of its own, after one that warms the broker's Java up."""
-    rounds = in_turns(
-        "throughput",
-        [SEQUENCER],
-        workload,
-        broker,
-        runs=runs,
-        directory=directory,
-        progress=progress,
-        layout=layout,
-    )
+    turns = [Turn(SEQUENCER, workload, layout)]
+    rounds = in_turns("throughput", turns, broker, runs=runs, directory=directory, progress=progress)
     return [run for (run,) in rounds]
 
 

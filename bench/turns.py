@@ -1,4 +1,4 @@
-"""Programs measured in turns: the same input for each, on the same broker, again and again.
+"""Programs measured in turns, on the same broker, again and again.
 
 So whatever changes meanwhile, a broker whose Java warms up or a machine that does something else, changes it for all.
 """
@@ -10,7 +10,7 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.progress import Progress
@@ -25,48 +25,63 @@ BROKER_SETTINGS = {"gcWaitTime": "20000"}
 """Milliseconds between two collections of garbage: what a run has stored must not stay until the disk is full."""
 
 
+class Turn(NamedTuple):
+    """What is measured in every round: a program at its work."""
+
+    subject: Subject
+    workload: Workload
+    layout: Layout = ALONE
+
+
 def in_turns(
-    name: str,
-    subjects: Sequence[Subject],
-    workload: Workload,
-    broker: EmbeddedBroker,
-    *,
-    runs: int,
-    directory: Path,
-    progress: Progress,
-    layout: Layout = ALONE,
+    name: str, turns: Sequence[Turn], broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress
 ) -> list[tuple[Run, ...]]:
-    """So many rounds after one that only warms up; a round is one run of each, on topics of its own.
+    """So many rounds after one that only warms up; a round is one run of each turn, on topics of its own.
 
     Args:
         name: begins the names of the namespaces; used once per broker.
         directory: gets nothing that stays.
     """
-    task = progress.add_task(name, total=(runs + 1) * len(subjects))
-    templates = _templates(workload, layout, directory / f"{name}-templates") if workload.existing else {}
+    task = progress.add_task(name, total=(runs + 1) * len(turns))
+    indexes = Templates(directory / f"{name}-templates")
     rounds = []
     for number in range(runs + 1):
-        turn = []
-        for subject in subjects:
-            topics = make_topics(broker, f"{name}-{number}-{subject.name}", layout.partitions)
-            place = directory / topics.namespace.replace("/", "-")
-            place.mkdir()
-            turn.append(asyncio.run(run_once(subject, broker, topics, workload, place, layout, templates)))
-            shutil.rmtree(place)
+        measured = []
+        for place, (subject, workload, layout) in enumerate(turns):
+            topics = make_topics(broker, f"{name}-{number}-{place}-{subject.name}", layout.partitions)
+            work = directory / topics.namespace.replace("/", "-")
+            work.mkdir()
+            templates = indexes.of(workload, layout)
+            measured.append(asyncio.run(run_once(subject, broker, topics, workload, work, layout, templates)))
+            shutil.rmtree(work)
             delete_topics(broker, topics)
             progress.advance(task)
-        rounds.append(tuple(turn))
-    for template in templates.values():
-        shutil.rmtree(template)
+        rounds.append(tuple(measured))
+    indexes.remove()
     progress.remove_task(task)
     return rounds[1:]
 
 
-def _templates(workload: Workload, layout: Layout, directory: Path) -> dict[int, Path]:
-    templates = {number: directory / str(number) for number in range(layout.partitions)}
-    for number, template in templates.items():
-        existing.build(template, workload.aggregates_of(number, layout.partitions))
-    return templates
+class Templates:
+    """Indexes to begin with, each built when it is first needed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def of(self, workload: Workload, layout: Layout) -> dict[int, Path]:
+        """By partition; none where no aggregate exists before the start."""
+        if not workload.existing:
+            return {}
+        place = self._directory / f"{workload.aggregates}-{layout.partitions}"
+        templates = {number: place / str(number) for number in range(layout.partitions)}
+        for number, template in templates.items():
+            if not template.exists():
+                existing.build(template, workload.aggregates_of(number, layout.partitions))
+        return templates
+
+    def remove(self) -> None:
+        """All of them."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from rich.progress import Progress
 
 from bench import at_least_once, ceiling, matrix
@@ -32,8 +33,16 @@ def test_at_least_once(broker: EmbeddedBroker, tmp_path: Path) -> None:
 
 
 def test_the_matrix(broker: EmbeddedBroker, tmp_path: Path) -> None:
-    cell = Cell("2 partitions in 2 processes", Workload(1000, aggregates=100), Layout(2, 2), with_relay=True)
-    relay, sequencer = matrix.measure([cell], broker, runs=1, directory=tmp_path, progress=QUIET)
-    assert (relay.at["program"], sequencer.at["program"]) == ("relay", "sequencer")
-    assert sequencer.at["events"] == 2000
-    assert sequencer.figures["events_per_s"]["median"] > 0
+    base = Cell("base", Workload(1000, aggregates=100))
+    split = Cell("2 partitions in 2 processes", Workload(1000, aggregates=100), Layout(2, 2), with_relay=True)
+    known = Cell("50 existing aggregates", Workload(1000, aggregates=50, existing=True))
+    points = matrix.measure([base, split, known], broker, runs=2, directory=tmp_path, progress=QUIET)
+    alone, relay, sequencer, known_ones = points
+    assert [point.at["program"] for point in (alone, relay, sequencer)] == ["sequencer", "relay", "sequencer"]
+    assert (alone.at["events"], sequencer.at["events"]) == (1000, 2000)
+    assert "rate_to_beside" not in alone.figures
+    assert "rate_to_beside" not in relay.figures, "there was none at the base point"
+    rates = zip(sequencer.figures["events_per_s"]["values"], alone.figures["events_per_s"]["values"], strict=True)
+    assert sequencer.figures["rate_to_beside"]["values"] == pytest.approx([a / b for a, b in rates], rel=0.01)
+    assert known_ones.figures["rate_to_beside"]["median"] > 0
+    assert list(tmp_path.iterdir()) == [], "nor the index that it began with"

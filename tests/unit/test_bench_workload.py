@@ -126,4 +126,5 @@ def test_the_matrix_has_every_point_once_and_only_partitions_that_processes_shar
     assert len(names) == len(set(names))
     for cell in cells(600_000):
         assert cell.layout.processes <= cell.layout.partitions
+        assert cell.beside in names
         assert cell.workload.events >= 1000
