@@ -115,13 +115,9 @@ def _alternatives_latency(result: Result) -> Draw:
 
 def _micro(result: Result) -> Draw:
     """The largest batches only: those under load."""
-    batch = max(result.workload["batches"])
-    rows = [
-        Bar(name.removesuffix(f" / {batch}").replace("_", " "), found)
-        for name, found in result.figures.items()
-        if name.endswith(f" / {batch}")
-    ]
-    return bars(f"Each step by itself, in batches of {batch:,}", "nanoseconds per event", rows)
+    largest = max(result.series, key=lambda point: int(point.at["events_per_entry"]))
+    rows = [Bar(name.removesuffix("_ns").replace("_", " "), found) for name, found in largest.figures.items()]
+    return bars(f"Each step by itself, in batches of {largest.at['events_per_entry']:,}", "nanoseconds per event", rows)
 
 
 def _takeover(result: Result) -> Draw:

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from bench import at_least_once, ceiling, matrix, outbox_latency, takeover
 from bench.__main__ import bench
 from bench.charts import DARK, LIGHT, Bar, Curve, bars, curves, save
-from bench.micro_run import name_of
 from bench.plots import PLOTS
 from bench.report import Point, hand_over, spread, spreads
 from bench.run import SEQUENCER, Run
@@ -27,7 +26,7 @@ def points(kinds: Iterable[Mapping[str, str | int]], figures: Mapping[str, float
 
 
 def write(directory: Path, benchmark: str, figures: Mapping[str, float], series: Iterable[Point] = ()) -> None:
-    workload = {"rate": 2000, "freeze": False, "batches": [1, 500]}
+    workload = {"rate": 2000, "freeze": False}
     hand_over(benchmark, "title", workload, spreads([figures]), directory / f"{benchmark}.json", series=list(series))
 
 
@@ -38,7 +37,8 @@ def results(tmp_path: Path) -> Path:
     write(directory, "ceiling", ceiling._figures(RUN, RUN))
     write(directory, "at-least-once", at_least_once._figures(RUN, RUN))
     write(directory, "takeover", dict.fromkeys([*takeover.STEPS, "first_commit_ms"], 5.0))
-    write(directory, "micro", {name_of(step, events): 5.0 for events in (500, 1) for step in ("pack", "read")})
+    entries: list[Mapping[str, str | int]] = [{"events_per_entry": events} for events in (500, 1)]
+    write(directory, "micro", {}, points(entries, {"frame_encode_ns": 5.0, "read_binary_ns": 7.0}))
     cells = [matrix._at(cell, SEQUENCER) for cell in matrix.cells(1000)]
     write(directory, "matrix", {}, points(cells, RUN.figures()))
     paths: list[Mapping[str, str | int]] = [
@@ -73,6 +73,7 @@ def test_every_plot_is_drawn_and_the_same_again(results: Path, tmp_path: Path) -
     first, second = draw(results, tmp_path / "a"), draw(results, tmp_path / "b")
     assert len(first) == 2 * len(PLOTS)
     assert first == second
+    assert all(step in first["micro.svg"] for step in (b"frame encode", b"read binary", b"batches of 500"))
     for name, text in first.items():
         mine, others = (DARK, LIGHT) if name.endswith("-dark.svg") else (LIGHT, DARK)
         assert mine.background.encode() in text
