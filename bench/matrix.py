@@ -16,7 +16,7 @@ import click
 from rich.progress import Progress
 
 from bench.report import Point, hand_over, spreads
-from bench.run import ALONE, RELAY, SEQUENCER, Layout, Subject
+from bench.run import ALONE, RELAY, SEQUENCER, Layout, Run, Subject
 from bench.stage import broker_options, stage
 from bench.turns import BROKER_SETTINGS, Turn, in_turns
 from bench.workload import Workload
@@ -73,13 +73,18 @@ def measure(
     }
     points = []
     for cell, subject in parts:
-        own, beside = measured[cell.name, subject.name], measured.get((cell.beside, subject.name))
-        figures = [run.figures() for run in own]
-        if beside is not None and beside is not own:
-            rates = [round(run.events_per_s / other.events_per_s, 3) for run, other in zip(own, beside, strict=True)]
-            figures = [{**figure, "rate_to_beside": rate} for figure, rate in zip(figures, rates, strict=True)]
+        own = measured[cell.name, subject.name]
+        beside = measured.get((cell.beside, subject.name), own)
+        figures = [_figures(run, other) for run, other in zip(own, beside, strict=True)]
         points.append(Point(_at(cell, subject), spreads(figures)))
     return points
+
+
+def _figures(run: Run, beside: Run) -> dict[str, float]:
+    figures = run.figures()
+    if beside is not run:
+        figures["rate_to_beside"] = round(run.events_per_s / beside.events_per_s, 3)
+    return figures
 
 
 def _at(cell: Cell, subject: Subject) -> Mapping[str, str | int]:

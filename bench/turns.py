@@ -43,7 +43,7 @@ def in_turns(
         directory: gets nothing that stays.
     """
     task = progress.add_task(name, total=(runs + 1) * len(turns))
-    indexes = Templates(directory / f"{name}-templates")
+    indexes = directory / f"{name}-templates"
     rounds = []
     for number in range(runs + 1):
         measured = []
@@ -51,37 +51,27 @@ def in_turns(
             topics = make_topics(broker, f"{name}-{number}-{place}-{subject.name}", layout.partitions)
             work = directory / topics.namespace.replace("/", "-")
             work.mkdir()
-            templates = indexes.of(workload, layout)
+            templates = _templates(workload, layout, indexes)
             measured.append(asyncio.run(run_once(subject, broker, topics, workload, work, layout, templates)))
             shutil.rmtree(work)
             delete_topics(broker, topics)
             progress.advance(task)
         rounds.append(tuple(measured))
-    indexes.remove()
+    shutil.rmtree(indexes, ignore_errors=True)  # where no turn needed any, there is nothing
     progress.remove_task(task)
     return rounds[1:]
 
 
-class Templates:
-    """Indexes to begin with, each built when it is first needed."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def of(self, workload: Workload, layout: Layout) -> dict[int, Path]:
-        """By partition; none where no aggregate exists before the start."""
-        if not workload.existing:
-            return {}
-        place = self._directory / f"{workload.aggregates}-{layout.partitions}"
-        templates = {number: place / str(number) for number in range(layout.partitions)}
-        for number, template in templates.items():
-            if not template.exists():
-                existing.build(template, workload.aggregates_of(number, layout.partitions))
-        return templates
-
-    def remove(self) -> None:
-        """All of them."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+def _templates(workload: Workload, layout: Layout, directory: Path) -> dict[int, Path]:
+    """By partition, built when first needed; none where no aggregate exists before the start."""
+    if not workload.existing:
+        return {}
+    place = directory / f"{workload.aggregates}-{layout.partitions}"
+    templates = {number: place / str(number) for number in range(layout.partitions)}
+    for number, template in templates.items():
+        if not template.exists():
+            existing.build(template, workload.aggregates_of(number, layout.partitions))
+    return templates
 
 
 def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
