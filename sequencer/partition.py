@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
 
 from sequencer import SequencerError
-from sequencer.decide import Decided, Outcome, Overlay
+from sequencer.decide import Decided, Overlay
 from sequencer.entries import portions, read_submitted
 from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
@@ -35,7 +35,8 @@ from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer,
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
-from sequencer.replies import Replies, asks_for_reply
+from sequencer.replies import Replies
+from sequencer.reply import ReplyRun, reply_runs
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
@@ -125,10 +126,11 @@ class Judged(NamedTuple):
     """What a transaction is to hold."""
 
     decided: Decided
-    """Its outcomes are those for which somebody waits."""
+    """Its outcomes are left out: the rest is made of them."""
     events: Sequence[Output]
     rejected: Sequence[Output]
     forwarded: Sequence[Forwarded]
+    replies: Sequence[ReplyRun]
 
 
 class Flight(NamedTuple):
@@ -139,6 +141,7 @@ class Flight(NamedTuple):
     events: Sequence[asyncio.Future[MessageId]]
     others: Sequence[asyncio.Future[MessageId] | asyncio.Future[None]]
     forwarded: int
+    replies: Sequence[ReplyRun]
 
 
 async def live(
@@ -373,7 +376,7 @@ async def _produce(
             await office.coordinator.add_partitions(txn, [partition.rejected])
             others += [office.rejected.send(*output, txn=txn) for output in judged.rejected]
         await office.events.drain()
-        flights.put_nowait(Flight(txn, judged.decided, events, others, len(judged.forwarded)))
+        flights.put_nowait(Flight(txn, judged.decided, events, others, len(judged.forwarded), judged.replies))
     flights.put_nowait(None)
 
 
@@ -382,7 +385,7 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
     decided: Decided | None = None
     accepted, rejected = Packer(limit), Packer(limit)
     forwarded: list[Forwarded] = []
-    asked: list[Outcome] = []
+    replies: list[ReplyRun] = []
     for portion in portions(entries, PORTION_MESSAGES):
         decided = overlay.decide(read_submitted(portion, limit), decided)
         for outcome in decided.outcomes:
@@ -393,9 +396,9 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
                     rejected.add(rejected_message(outcome))
                 case _:
                     accepted.add(accepted_messages(outcome))
-        asked += filter(asks_for_reply, decided.outcomes)
+        replies += reply_runs(decided.outcomes, limit)
     assert decided is not None, "there was at least one entry"
-    return Judged(decided._replace(outcomes=asked), accepted.close(), rejected.close(), forwarded)
+    return Judged(decided._replace(outcomes=()), accepted.close(), rejected.close(), forwarded, replies)
 
 
 async def _arrived(consumer: Consumer, room: asyncio.Semaphore, max_messages: int) -> list[Entry]:
@@ -446,7 +449,7 @@ async def _commit(
         await office.coordinator.end(flight.txn, commit=True)
         room.release()
         pool.ended(flight.txn)
-        replies.send(flight.decided.outcomes)
+        replies.send(flight.replies)
         if positions:
             end = Checkpoint(positions[-1].ledger, positions[-1].entry, flight.decided.next_sequence)
             index.apply(

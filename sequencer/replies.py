@@ -21,13 +21,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 
-from sequencer.event import Accepted, Forwarded, Rejected
 from sequencer.names import Topics
-from sequencer.plain import AcceptedRun
 from sequencer.pulsar.client import ClientSettings, Producer, PulsarClient
 from sequencer.pulsar.errors import PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.frames import MessageId
-from sequencer.reply import reply_entries, reply_message
+from sequencer.reply import ReplyRun, reply_entries
 
 MAX_REPLY_TOPICS = 1_000
 """Reply topics that one process knows; beyond it the one that has not been used for longest is closed."""
@@ -35,7 +33,7 @@ MAX_REPLY_TOPICS = 1_000
 MAX_OPENING = 32
 """Reply topics that the broker is asked to open at one time; after a takeover all that are in use are opened anew."""
 
-MAX_WAITING_REPLIES = 10_000
+MAX_WAITING_REPLIES = 50_000
 """Replies that wait for one topic to be opened."""
 
 MAX_WAITING_BYTES = 32 * 1024 * 1024
@@ -60,15 +58,6 @@ REPLY_CLIENT = ClientSettings(
 
 log = logging.getLogger(__name__)
 
-Message = tuple[bytes, bytes]
-"""Serialized SingleMessageMetadata, payload."""
-
-
-def asks_for_reply(outcome: Accepted | AcceptedRun | Rejected | Forwarded) -> bool:
-    """Whether its publisher waits for it; for a run its batch has asked, or nobody."""
-    source = outcome.batch.source if isinstance(outcome, AcceptedRun) else outcome.submission
-    return source.reply_to != ""
-
 
 class _Channel:
     """One reply topic: being opened, open, or left alone for a while after a refusal."""
@@ -79,7 +68,7 @@ class _Channel:
         self.rests_until_s = 0.0
         self.opening = False
         self.producer: Producer | None = None
-        self.waiting: list[Message] = []
+        self.waiting: list[ReplyRun] = []
         self.unanswered = 0
 
 
@@ -121,19 +110,17 @@ class Replies:
     ) -> None:
         await self.close()
 
-    def send(self, outcomes: Sequence[Accepted | AcceptedRun | Rejected | Forwarded]) -> None:
-        """Send a reply for every outcome, in order, where one was asked for. Call it when they are durable.
+    def send(self, runs: Sequence[ReplyRun]) -> None:
+        """Send replies, in order. Call it when the outcomes that they speak of are durable.
 
-        Does not wait and does not raise. What was forwarded is replied to where its outcome comes about.
+        Does not wait and does not raise.
         """
-        by_topic: dict[str, list[Accepted | Rejected]] = {}
-        for outcome in filter(asks_for_reply, outcomes):
-            for single in outcome.outcomes() if isinstance(outcome, AcceptedRun) else [outcome]:
-                if not isinstance(single, Forwarded):
-                    by_topic.setdefault(single.submission.reply_to, []).append(single)
+        by_topic: dict[str, list[ReplyRun]] = {}
+        for run in runs:
+            by_topic.setdefault(run.topic, []).append(run)
         try:
-            for topic, its_outcomes in by_topic.items():
-                self._reply(topic, its_outcomes)
+            for topic, its_runs in by_topic.items():
+                self._reply(topic, its_runs)
         except Exception:  # the outcomes stand: not even a bug in here may end the life that has made them
             log.exception("a bug kept replies from being sent")
 
@@ -152,39 +139,40 @@ class Replies:
 
     # --- One transaction's replies to one topic ---
 
-    def _reply(self, topic: str, outcomes: Sequence[Accepted | Rejected]) -> None:
+    def _reply(self, topic: str, runs: Sequence[ReplyRun]) -> None:
         channel = self._channels.get(topic)
         if channel is None:
             if not self._topics.takes_replies(topic):
-                self._ignore(topic, len(outcomes))
+                self._ignore(topic, _replies(runs))
                 return
             channel = _Channel(topic)
         now_s = asyncio.get_running_loop().time()
         channel.used_at_s = now_s
         if channel.producer is None and not channel.opening and (why_not := self._open(channel, now_s)):
-            self._drop(len(outcomes), why_not)
+            self._drop(_replies(runs), why_not)
             return
         self._channels.move_to_end(topic)
-        messages = [reply_message(outcome) for outcome in outcomes]
         if channel.producer is None:
-            self._wait(channel, messages)
+            self._wait(channel, runs)
         else:
-            self._send(channel, channel.producer, messages)
+            self._send(channel, channel.producer, runs)
 
-    def _wait(self, channel: _Channel, messages: Sequence[Message]) -> None:
-        size = _size(messages)
-        if len(channel.waiting) + len(messages) > MAX_WAITING_REPLIES or self._waiting_bytes + size > MAX_WAITING_BYTES:
-            self._drop(len(messages), f"too many wait for {channel.topic} to be opened")
+    def _wait(self, channel: _Channel, runs: Sequence[ReplyRun]) -> None:
+        replies, size = _replies(runs), _size(runs)
+        if _replies(channel.waiting) + replies > MAX_WAITING_REPLIES or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            self._drop(replies, f"too many wait for {channel.topic} to be opened")
             return
-        channel.waiting += messages
+        channel.waiting += runs
         self._waiting_bytes += size
 
-    def _send(self, channel: _Channel, producer: Producer, messages: Sequence[Message]) -> None:
-        for output in reply_entries(messages, producer.max_message_size):
+    def _send(self, channel: _Channel, producer: Producer, runs: Sequence[ReplyRun]) -> None:
+        for output in reply_entries(runs, producer.max_message_size):
             if not producer.writable:
                 self._drop(output.num_messages, "the broker does not take in fast enough what is sent to it")
             elif channel.unanswered >= MAX_UNANSWERED_ENTRIES:
                 self._drop(output.num_messages, f"too many receipts of {channel.topic} have not come")
+            elif len(output.metadata) + len(output.payload) > producer.max_message_size:
+                self._drop(output.num_messages, "their broker allows smaller entries than that of the outcomes")
             else:
                 channel.unanswered += 1
                 receipt = producer.send(*output)
@@ -234,9 +222,9 @@ class Replies:
             channel.opening = False
             self._opening -= 1
             if left := self._take_waiting(channel):
-                self._drop(len(left), f"{channel.topic} was not opened")
+                self._drop(_replies(left), f"{channel.topic} was not opened")
 
-    def _take_waiting(self, channel: _Channel) -> list[Message]:
+    def _take_waiting(self, channel: _Channel) -> list[ReplyRun]:
         waiting, channel.waiting = channel.waiting, []
         self._waiting_bytes -= _size(waiting)
         return waiting
@@ -307,5 +295,9 @@ class Replies:
         log.warning("replies of the last %.0f s: %d ignored, %d dropped", REPORT_EVERY_S, ignored, dropped)
 
 
-def _size(messages: Sequence[Message]) -> int:
-    return sum(len(head) + len(payload) for head, payload in messages)
+def _replies(runs: Sequence[ReplyRun]) -> int:
+    return sum(run.replies for run in runs)
+
+
+def _size(runs: Sequence[ReplyRun]) -> int:
+    return sum(len(run.data) for run in runs)

@@ -17,10 +17,10 @@ from sequencer.entries import read_entry, read_submitted
 from sequencer.event import OUTCOME_BYTES, Accepted, Flawed, Forwarded, Rejected, Submission
 from sequencer.packing import Output
 from sequencer.plain import AcceptedRun, PlainBatch
-from sequencer.pulsar.batches import Compression, compress
+from sequencer.pulsar.batches import Compression, compress, split_batch
 from sequencer.pulsar.frames import Entry
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
-from sequencer.reply import reply_message
+from sequencer.reply import reply_runs
 from tests.hostile import Change, changes
 from tests.judged import each, ids_of, one_by_one, opened, outputs
 from tests.submitted import (
@@ -409,7 +409,7 @@ def check_same(decided: Decided, by_columns: Decided, limit: int) -> None:
     assert by_columns.tails == decided.tails
     assert list(by_columns.ids.rows()) == list(decided.ids.rows())
     assert by_columns.next_sequence == decided.next_sequence
-    assert replies(others) == replies(outcomes)
+    assert replies(by_columns.outcomes, limit) == replies(decided.outcomes, limit)
 
     sent, other = outputs(decided.outcomes, limit), outputs(by_columns.outcomes, limit)
     assert contents(other.events) == contents(sent.events)
@@ -425,10 +425,12 @@ def of_kind(outcomes: Iterable[Accepted | Rejected | Forwarded], kind: type) -> 
     return [one for one in outcomes if isinstance(one, kind)]
 
 
-def replies(outcomes: Iterable[Accepted | Rejected | Forwarded]) -> list[tuple[str, bytes, bytes]]:
+def replies(
+    outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded], limit: int
+) -> list[tuple[str, bytes, bytes]]:
     """What publishers are told who have asked for it."""
-    told = [one for one in outcomes if not isinstance(one, Forwarded) and one.submission.reply_to]
-    return sorted((one.submission.reply_to, *reply_message(one)) for one in told)
+    runs = reply_runs(outcomes, limit)
+    return sorted((run.topic, head, payload) for run in runs for _, head, payload in split_batch(run.data, run.replies))
 
 
 def contents(sent: Iterable[Output]) -> list[tuple[object, ...]]:

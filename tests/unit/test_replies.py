@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 import pytest
@@ -21,8 +21,9 @@ from sequencer.pulsar.errors import EndpointClosed, LookupFailed, NotStored, Pul
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.ports import fail
 from sequencer.replies import Replies
+from sequencer.reply import reply_runs
 from tests.judged import columns
-from tests.submitted import ID, KEY, message
+from tests.submitted import ID, KEY, MAX_MESSAGE_BYTES, message
 
 TOPICS = Topics("shop/orders")
 TILL = TOPICS.reply_topic("till")
@@ -40,10 +41,15 @@ def accepted(topic: str, *sequences: int) -> list[Accepted]:
     return [Accepted(submission(topic), sequence, sequence) for sequence in sequences]
 
 
+def send(replies: Replies, outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> None:
+    """As when a transaction with these outcomes has been committed."""
+    replies.send(list(reply_runs(outcomes, MAX_MESSAGE_BYTES)))
+
+
 class StandInProducer:
     """Keeps what is sent; a test decides about receipts."""
 
-    max_message_size = 5 * 1024 * 1024
+    max_message_size = MAX_MESSAGE_BYTES
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -129,8 +135,8 @@ def test_nothing_is_opened_where_nobody_asks() -> None:
             raise AssertionError("nobody has asked for a reply")
 
         async with Replies(connect, TOPICS) as replies:
-            replies.send([])
-            replies.send([*accepted("", 0, 1), Forwarded(submission(TILL), 2)])
+            send(replies, [])
+            send(replies, [*accepted("", 0, 1), Forwarded(submission(TILL), 2)])
             await settled()
         return replies
 
@@ -140,13 +146,13 @@ def test_nothing_is_opened_where_nobody_asks() -> None:
 def test_replies_wait_for_their_topic_and_then_go_in_order() -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
         broker.let_in.clear()
-        replies.send([*accepted(TILL, 0), *accepted("", 7), *accepted(OFFICE, 1), *accepted(TILL, 2)])
-        replies.send(accepted(TILL, 3))
+        send(replies, [*accepted(TILL, 0), *accepted("", 7), *accepted(OFFICE, 1), *accepted(TILL, 2)])
+        send(replies, accepted(TILL, 3))
         await settled()
         assert broker.asked == [TILL, OFFICE]
         broker.let_in.set()
         await settled()
-        replies.send(accepted(TILL, 4, 5))
+        send(replies, accepted(TILL, 4, 5))
         till, office = broker.opened
         assert till.sent == [[0, 2, 3], [4, 5]]
         assert office.sent == [[1]]
@@ -161,7 +167,7 @@ def test_every_outcome_is_told() -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
         repeated = Rejected(submission(TILL), Reason.DUPLICATE, accepted=7, accepted_last=7, accepted_sequence=9)
         refused = Rejected(submission(TILL), Reason.WRONG_EXPECTED_VERSION)
-        replies.send([*accepted(TILL, 4), repeated, refused, Forwarded(submission(TILL), 2)])
+        send(replies, [*accepted(TILL, 4), repeated, refused, Forwarded(submission(TILL), 2)])
         await settled()
         assert broker.last.sent == [[4, 9, -1]]
 
@@ -175,7 +181,7 @@ def test_a_run_is_told_message_by_message_where_its_batch_asks_for_it() -> None:
 
     async def story(broker: StandIn, replies: Replies) -> None:
         refused = Rejected(submission(TILL), Reason.WRONG_EXPECTED_VERSION)
-        replies.send([run(TILL, range(4, 7), 100), refused, run("", range(3), 103), *accepted(TILL, 106)])
+        send(replies, [run(TILL, range(4, 7), 100), refused, run("", range(3), 103), *accepted(TILL, 106)])
         await settled()
         assert broker.last.sent == [[100, 101, 102, -1, 106]]
 
@@ -187,7 +193,7 @@ def test_a_foreign_topic_is_ignored_and_told_once(caplog: pytest.LogCaptureFixtu
 
     async def story(broker: StandIn, replies: Replies) -> None:
         for topic in foreign:
-            replies.send(accepted(topic, 0, 1))
+            send(replies, accepted(topic, 0, 1))
         await settled()
         assert broker.asked == []
 
@@ -207,8 +213,8 @@ def test_replies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
         broker.let_in.clear()
         for sequence in range(0, 20, 2):
-            replies.send(accepted(TILL, sequence, sequence + 1))
-        replies.send(accepted(OFFICE, 50))
+            send(replies, accepted(TILL, sequence, sequence + 1))
+        send(replies, accepted(OFFICE, 50))
         broker.let_in.set()
         await settled()
         assert [producer.sent for producer in broker.opened] == [[[0, 1, 2, 3]], [[50]]]
@@ -223,7 +229,7 @@ def test_bytes_that_wait_are_bounded_over_all_topics(monkeypatch: pytest.MonkeyP
         for _ in range(2):  # what was sent makes room again
             broker.let_in.clear()
             for number in range(30):
-                replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+                send(replies, accepted(TOPICS.reply_topic(f"till-{number}"), number))
             assert 20 < replies.dropped <= 29
             broker.let_in.set()
             await settled()
@@ -244,7 +250,7 @@ def test_few_topics_are_opened_at_one_time(monkeypatch: pytest.MonkeyPatch) -> N
     async def story(broker: StandIn, replies: Replies) -> None:
         broker.let_in.clear()
         for number in range(10):
-            replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+            send(replies, accepted(TOPICS.reply_topic(f"till-{number}"), number))
         await settled()
         assert len(broker.asked) == 2
         broker.let_in.set()
@@ -260,13 +266,13 @@ def test_topics_that_are_being_opened_are_bounded(monkeypatch: pytest.MonkeyPatc
     async def story(broker: StandIn, replies: Replies) -> None:
         broker.let_in.clear()
         for number in range(10):
-            replies.send(accepted(TOPICS.reply_topic(f"till-{number}"), number))
+            send(replies, accepted(TOPICS.reply_topic(f"till-{number}"), number))
         await settled()
         assert len(broker.asked) == len(replies._channels) == 2
         assert replies.dropped == 8
         broker.let_in.set()
         await settled()
-        replies.send(accepted(TOPICS.reply_topic("till-9"), 9))
+        send(replies, accepted(TOPICS.reply_topic("till-9"), 9))
         await settled()
         assert [producer.sent for producer in broker.opened] == [[[0]], [[1]], [[9]]]
 
@@ -279,15 +285,15 @@ def test_the_topic_that_was_not_used_for_longest_is_closed(monkeypatch: pytest.M
 
     async def story(broker: StandIn, replies: Replies) -> None:
         for topic in names[:3]:
-            replies.send(accepted(topic, 0))
+            send(replies, accepted(topic, 0))
             await settled()
-        replies.send(accepted(names[0], 1))
-        replies.send(accepted(names[3], 0))
+        send(replies, accepted(names[0], 1))
+        send(replies, accepted(names[3], 0))
         await settled()
         assert [producer.topic for producer in broker.opened if producer.closed.is_set()] == [names[1]]
-        replies.send([*accepted(names[0], 2), *accepted(names[2], 1), *accepted(names[3], 1)])
+        send(replies, [*accepted(names[0], 2), *accepted(names[2], 1), *accepted(names[3], 1)])
         assert broker.asked == names
-        replies.send(accepted(names[1], 1))
+        send(replies, accepted(names[1], 1))
         await settled()
         assert broker.asked == [*names, names[1]]
         assert len(replies._channels) == 3
@@ -297,13 +303,13 @@ def test_the_topic_that_was_not_used_for_longest_is_closed(monkeypatch: pytest.M
 
 def test_nothing_is_sent_to_a_broker_that_does_not_read(caplog: pytest.LogCaptureFixture) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send(accepted(TILL, 0))
+        send(replies, accepted(TILL, 0))
         await settled()
         broker.last.writable = False
         for sequence in range(1, 100):
-            replies.send(accepted(TILL, sequence))
+            send(replies, accepted(TILL, sequence))
         broker.last.writable = True
-        replies.send(accepted(TILL, 100))
+        send(replies, accepted(TILL, 100))
         assert broker.last.sent == [[0], [100]]
 
     assert tell(story).dropped == 99
@@ -314,17 +320,30 @@ def test_entries_without_a_receipt_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "MAX_UNANSWERED_ENTRIES", 3)
 
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send(accepted(TILL, 0))
+        send(replies, accepted(TILL, 0))
         await settled()
         for sequence in range(1, 10):
-            replies.send(accepted(TILL, sequence))
+            send(replies, accepted(TILL, sequence))
         assert broker.last.sent == [[0], [1], [2]]
         broker.last.receipts[0].set_result(TAKEN)
         await settled()
-        replies.send(accepted(TILL, 10))
+        send(replies, accepted(TILL, 10))
         assert broker.last.sent == [[0], [1], [2], [10]]
 
     assert tell(story).dropped == 7
+
+
+def test_what_is_too_large_for_the_broker_of_the_replies_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(broker: StandIn, replies: Replies) -> None:
+        send(replies, accepted(TILL, 0))
+        await settled()
+        broker.last.max_message_size = 1_500
+        asking = [replace(submission(TILL), source=SOURCE._replace(reply_to=TILL)) for _ in range(20)]
+        send(replies, [AcceptedRun(columns(asking), range(20), 1), *accepted(TILL, 21)])
+        assert broker.last.sent == [[0], [21]]
+
+    assert tell(story).dropped == 20
+    assert said(caplog) == ["replies are dropped: their broker allows smaller entries than that of the outcomes"]
 
 
 def test_a_topic_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +351,7 @@ def test_a_topic_that_is_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def story(broker: StandIn, replies: Replies) -> None:
         for number in range(2):
-            replies.send(accepted(TILL, number))
+            send(replies, accepted(TILL, number))
             await settled()
             await asyncio.wait_for(broker.last.closed.wait(), 5.0)
             assert broker.last.sent == [[number]]
@@ -348,15 +367,15 @@ def test_a_topic_that_is_refused_is_left_alone_for_a_while(caplog: pytest.LogCap
     async def story(broker: StandIn, replies: Replies) -> None:
         broker.refusal = LookupFailed(f"LOOKUP of {TILL}", ServerError.TOPIC_NOT_FOUND, "Namespace not found")
         for sequence in range(10):
-            replies.send(accepted(TILL, sequence))
+            send(replies, accepted(TILL, sequence))
             await settled()
         assert broker.asked == [TILL]
         assert replies.dropped == 10
         broker.refusal = None
-        replies.send(accepted(OFFICE, 10))
+        send(replies, accepted(OFFICE, 10))
         await settled()
         replies._channels[TILL].rests_until_s = asyncio.get_running_loop().time()
-        replies.send(accepted(TILL, 11))
+        send(replies, accepted(TILL, 11))
         await settled()
         assert [producer.sent for producer in broker.opened] == [[[10]], [[11]]]
 
@@ -369,12 +388,12 @@ def test_a_topic_that_is_refused_is_left_alone_for_a_while(caplog: pytest.LogCap
 
 def test_a_topic_that_is_lost_is_opened_anew() -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send(accepted(TILL, 0, 1))
+        send(replies, accepted(TILL, 0, 1))
         await settled()
         fail(broker.last.receipts[0], EndpointClosed("unloaded"))
         broker.last.lost.set_result(EndpointClosed("unloaded"))
         await settled()
-        replies.send(accepted(TILL, 2))
+        send(replies, accepted(TILL, 2))
         await settled()
         assert [producer.sent for producer in broker.opened] == [[[0, 1]], [[2]]]
 
@@ -384,12 +403,12 @@ def test_a_topic_that_is_lost_is_opened_anew() -> None:
 def test_what_the_broker_drops_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
         for sequence in range(3):
-            replies.send(accepted(TILL, sequence))
+            send(replies, accepted(TILL, sequence))
             await settled()
         fail(broker.last.receipts[0], NotStored("not taken"))
         broker.last.receipts[1].set_result(TAKEN)
         await settled()
-        replies.send(accepted(TILL, 3))
+        send(replies, accepted(TILL, 3))
         assert broker.last.sent == [[0], [1], [2], [3]]
 
     assert counts(tell(story)) == (1, 0, 1)
@@ -398,10 +417,10 @@ def test_what_the_broker_drops_is_counted(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_bug_does_not_reach_the_life(caplog: pytest.LogCaptureFixture) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send(accepted(TILL, 0))
+        send(replies, accepted(TILL, 0))
         await settled()
         broker.last.send = None  # type: ignore[assignment, method-assign]
-        replies.send(accepted(TILL, 1))
+        send(replies, accepted(TILL, 1))
 
     tell(story)
     assert said(caplog) == ["a bug kept replies from being sent"]
@@ -424,10 +443,10 @@ def test_numbers_are_reported_as_long_as_they_grow(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module.log, "handlers", [heard])
 
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send(accepted("elsewhere", 0, 1))
+        send(replies, accepted("elsewhere", 0, 1))
         assert (await heard.lines.get()).startswith("replies are ignored")
         assert (await heard.lines.get()).endswith(": 2 ignored, 0 dropped")
-        replies.send(accepted("elsewhere", 2))
+        send(replies, accepted("elsewhere", 2))
         assert (await heard.lines.get()).endswith(": 1 ignored, 0 dropped")
         assert replies._reporter is None
 
@@ -436,11 +455,11 @@ def test_numbers_are_reported_as_long_as_they_grow(monkeypatch: pytest.MonkeyPat
 
 def test_the_end(caplog: pytest.LogCaptureFixture) -> None:
     async def story(broker: StandIn, replies: Replies) -> None:
-        replies.send([*accepted(TILL, 0), *accepted("elsewhere", 1)])
+        send(replies, [*accepted(TILL, 0), *accepted("elsewhere", 1)])
         await settled()
         broker.last.receipts[0].set_result(TAKEN)
         broker.let_in.clear()
-        replies.send(accepted(OFFICE, 2, 3))
+        send(replies, accepted(OFFICE, 2, 3))
         await settled()
 
     with caplog.at_level(logging.INFO, logger=module.__name__):

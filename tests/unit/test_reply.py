@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from sequencer.event import MAX_DETAIL_BYTES, MAX_KEY_BYTES, Accepted, Flawed, Reason, Rejected, Source, Submission
+from sequencer.event import (
+    MAX_DETAIL_BYTES,
+    MAX_KEY_BYTES,
+    Accepted,
+    Flawed,
+    Forwarded,
+    Reason,
+    Rejected,
+    Source,
+    Submission,
+)
+from sequencer.plain import AcceptedRun
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
-from sequencer.reply import METADATA_BYTES, REPLY_BATCH_BYTES, Reply, decode_reply, reply_entries, reply_message
+from sequencer.reply import (
+    METADATA_BYTES,
+    REPLY_BATCH_BYTES,
+    Reply,
+    ReplyRun,
+    accepted_replies,
+    decode_reply,
+    reply_entries,
+    reply_message,
+    reply_runs,
+)
+from tests.judged import columns
 from tests.submitted import ID, KEY, MAX_MESSAGE_BYTES, message
 
 SOURCE = Source("8:22:3:", 0, b"", None)
@@ -126,13 +149,68 @@ def test_a_reply_is_read_back_and_may_grow() -> None:
         decode_reply(b'{"id":"","outcome":"postponed","submission":""}')
 
 
+# --- many ---
+
+
+def run(keys: Sequence[str], sequence: int = 100, positions: Sequence[str] | None = None) -> AcceptedRun:
+    """An accepted batch that has asked for replies."""
+    asking = [msgspec.structs.replace(submission(key), source=SOURCE._replace(reply_to="till")) for key in keys]
+    batch = msgspec.structs.replace(columns(asking), positions=positions)
+    return AcceptedRun(batch, range(7, 7 + len(keys)), sequence)
+
+
+def one_by_one(run: AcceptedRun) -> list[tuple[bytes, bytes]]:
+    return [reply_message(outcome) for outcome in run.outcomes()]
+
+
+def messages(data: bytes, count: int) -> list[tuple[bytes, bytes]]:
+    return [(head, payload) for _, head, payload in split_batch(data, count)]
+
+
+@pytest.mark.parametrize(
+    "keys", [["k"], ["k", "a" * 127, "a" * 128, "k" * 1024], ["k", "käse \U0001f600 \x00", "ü" * 512]]
+)
+def test_of_a_run_as_one_by_one(keys: list[str]) -> None:
+    for positions in (None, [f"8:{number}:0:" for number in range(len(keys))]):
+        accepted = run(keys, positions=positions)
+        assert messages(accepted_replies(accepted), len(keys)) == one_by_one(accepted)
+
+
+def test_of_a_run_with_replies_of_any_size() -> None:
+    # Of as many bytes as one byte can tell, and of more.
+    for digits in range(19):
+        accepted = run(["k"] * 3, 10**digits)
+        assert messages(accepted_replies(accepted), 3) == one_by_one(accepted)
+    largest = 2**63 - 2
+    source = Source(":".join([str(largest)] * 2 + ["2147483647", ""]), 0, b"", None, "till")
+    batch = msgspec.structs.replace(run(["k"]).batch, source=source, batch_indexes=[9_999])
+    accepted = AcceptedRun(batch, [largest], largest)
+    assert messages(accepted_replies(accepted), 1) == one_by_one(accepted)
+
+
+def test_only_those_who_ask_are_told_in_order() -> None:
+    asking = submission(reply_to="till")
+    outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = [
+        Accepted(asking, 4, 1),
+        Accepted(submission(), 4, 2),
+        Forwarded(asking, 1),
+        Rejected(submission(reply_to="office"), Reason.WRONG_EXPECTED_VERSION),
+        run(["a", "b"], 3),
+        AcceptedRun(columns([submission(), submission()]), [1, 2], 5),
+    ]
+    runs = list(reply_runs(outcomes, MAX_MESSAGE_BYTES))
+    assert [(topic, replies) for topic, _, replies in runs] == [("till", 1), ("office", 1), ("till", 2)]
+    told = [json.loads(payload) for _, data, count in runs for _, payload in messages(data, count)]
+    assert [reply.get("sequence") for reply in told] == [1, None, 3, 4]
+
+
 # --- packing ---
 
 
-def unpacked(messages: list[tuple[bytes, bytes]], limit: int) -> list[list[bytes]]:
+def unpacked(runs: list[ReplyRun], limit: int) -> list[list[bytes]]:
     """The payloads, by entry; every entry is small enough and says what is in it."""
     entries = []
-    for metadata, payload, count in reply_entries(messages, limit):
+    for metadata, payload, count in reply_entries(runs, limit):
         assert len(metadata) + len(payload) <= limit
         said = MessageMetadata()
         said.MergeFromString(metadata)
@@ -142,15 +220,21 @@ def unpacked(messages: list[tuple[bytes, bytes]], limit: int) -> list[list[bytes
 
 
 def test_one_batch_where_it_fits() -> None:
-    messages = [reply_message(Accepted(submission(), version, version)) for version in range(1000)]
-    assert unpacked(messages, MAX_MESSAGE_BYTES) == [[payload for _, payload in messages]]
+    accepted = run(["k"] * 1000)
+    singles = [Accepted(submission(reply_to="till"), version, version) for version in range(10)]
+    runs = list(reply_runs([accepted, *singles], MAX_MESSAGE_BYTES))
+    expected = [payload for _, payload in [*one_by_one(accepted), *map(reply_message, singles)]]
+    assert unpacked(runs, MAX_MESSAGE_BYTES) == [expected]
     assert unpacked([], MAX_MESSAGE_BYTES) == []
 
 
 @pytest.mark.parametrize("limit", [MAX_MESSAGE_BYTES, METADATA_BYTES + 10_000])
 def test_as_many_batches_as_the_size_asks_for(limit: int) -> None:
-    messages = [reply_message(Accepted(submission("k" * 1000), version, version)) for version in range(2000)]
-    entries = unpacked(messages, limit)
-    assert [payload for entry in entries for payload in entry] == [payload for _, payload in messages]
-    size = sum(len(head) + len(payload) + 4 for head, payload in messages)
-    assert len(entries) <= size // (min(limit - METADATA_BYTES, REPLY_BATCH_BYTES) - 2000) + 1
+    accepted = run(["k" * 1000] * 2000)
+    singles = [Accepted(submission("k" * 1000, reply_to="till"), version, version) for version in range(1000)]
+    entries = unpacked(list(reply_runs([accepted, *singles], limit)), limit)
+    replies = [*one_by_one(accepted), *map(reply_message, singles)]
+    assert [payload for entry in entries for payload in entry] == [payload for _, payload in replies]
+    size = sum(len(head) + len(payload) + 4 for head, payload in replies)
+    # Halves of a run fill an entry by half at the least.
+    assert len(entries) <= 2 * (size // (min(limit - METADATA_BYTES, REPLY_BATCH_BYTES) - 2000) + 1)
