@@ -51,6 +51,7 @@ def cells(events: int) -> list[Cell]:
         points.append(Cell(f"{count} existing aggregates", workload, beside=f"{10**5} existing aggregates"))
     for percent in (5, 50):
         points.append(Cell(f"{percent} % conflicts", replace(base, conflict_percent=percent)))
+    points.append(Cell("3 attributes", replace(base, attributes=3)))
     points.append(Cell("binary", replace(base, mode="binary"), with_relay=True))
     singles = replace(base, events=events // 6, batch_messages=1)
     points.append(Cell("single messages", singles, with_relay=True))
@@ -98,6 +99,7 @@ def _at(cell: Cell, subject: Subject) -> Mapping[str, str | int]:
         "aggregates": workload.aggregates,
         "conflict_percent": workload.conflict_percent,
         "mode": workload.mode,
+        "attributes": workload.attributes,
         "batch_messages": workload.batch_messages,
         **layout._asdict(),
     }

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from bench import existing
 from bench.run import ALONE, Layout, Run, Subject, run_once
 from bench.setting import delete_topics, make_topics
-from bench.workload import Mode, Workload
+from bench.workload import ATTRIBUTES, Mode, Workload
 from sequencer.broker import EmbeddedBroker
 
 BROKER_SETTINGS = {"gcWaitTime": "20000"}
@@ -87,6 +87,7 @@ def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..
         click.option("--conflicts", type=click.IntRange(0, 99), default=0, show_default=True, help="Per cent."),
         click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="1: no batches."),
         click.option("--mode", type=click.Choice(["structured", "binary"]), default="structured", show_default=True),
+        click.option("--attributes", type=click.IntRange(0, len(ATTRIBUTES)), default=0, help="Of each event."),
         click.option("--existing", is_flag=True, help="The index holds every aggregate before the start."),
         click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="After one to warm up."),
     ]
@@ -100,10 +101,13 @@ def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..
             conflicts: int,
             batch: int,
             mode: Mode,
+            attributes: int,
             existing: bool,
             **others: Any,
         ) -> None:
-            workload = Workload(events, event_bytes, aggregates, conflicts, batch, mode, existing)
+            workload = Workload(
+                events, event_bytes, aggregates, conflicts, batch, mode, existing, attributes=attributes
+            )
             command(workload=workload, **others)
 
         decorated: Callable[..., None] = wrapped

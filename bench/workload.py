@@ -26,6 +26,9 @@ SENDS_IN_FLIGHT = 64
 SINGLES_IN_FLIGHT = 1_000
 SEED = 6
 
+ATTRIBUTES = (b"type", b"source", b"correlationid")
+"""As in CloudEvents. The first two say the same of every event, the third is another one for each."""
+
 Mode = Literal["structured", "binary"]
 
 
@@ -48,6 +51,8 @@ class Workload:
     """Whether every aggregate has one event already, which the index holds before the sequencer starts."""
     reply_to: str = ""
     """The topic on which every event asks for a reply; empty where none does."""
+    attributes: int = 0
+    """How many of ATTRIBUTES every event has, as properties of its message."""
 
     def asking(self, reply_to: str) -> Workload:
         """The same, with replies."""
@@ -91,7 +96,9 @@ class Workload:
                     tail -= 1
                 place = (number - first) * 8
                 event_id = b"%b-0000-4000-8000-%012x" % (noise[place : place + 8], number)
-                parts.append(message(key_of(numbers[position]).encode(), event_id, tail, number, self.event_bytes))
+                attributes = _attributes(self.attributes, event_id) if self.attributes else b""
+                key = key_of(numbers[position]).encode()
+                parts.append(message(key, event_id, tail, number, self.event_bytes, attributes))
             yield batch(parts, self.reply_to) if self.batch_messages > 1 else _single(*parts[0], self.reply_to)
 
 
@@ -100,22 +107,29 @@ def key_of(number: int) -> str:
     return f"aggregate-{number}"
 
 
-def _structured(key: bytes, event_id: bytes, expected: int, number: int, size: int) -> tuple[bytes, bytes]:
+def _structured(
+    key: bytes, event_id: bytes, expected: int, number: int, size: int, attributes: bytes
+) -> tuple[bytes, bytes]:
     """A serialized SingleMessageMetadata, and a payload of `size` bytes or a little more."""
     head = b'{"id":"%b","version":%d,"data":{"note":"' % (event_id, expected)
     payload = b'%b%b"}}' % (head, b"x" * (size - len(head) - 3))
-    return _metadata(b"", key, len(payload), number), payload
+    return _metadata(attributes, key, len(payload), number), payload
 
 
-def _binary(key: bytes, event_id: bytes, expected: int, number: int, size: int) -> tuple[bytes, bytes]:
-    version = b"%d" % expected
-    properties = b"\n\x2a\n\x02id\x12\x24%b\n%c\n\x07version\x12%c%b" % (
-        event_id,
-        len(version) + 11,
-        len(version),
-        version,
-    )
+def _binary(
+    key: bytes, event_id: bytes, expected: int, number: int, size: int, attributes: bytes
+) -> tuple[bytes, bytes]:
+    properties = _property(b"id", event_id) + _property(b"version", b"%d" % expected) + attributes
     return _metadata(properties, key, size, number), b"\x00" * size
+
+
+def _attributes(count: int, event_id: bytes) -> bytes:
+    values = (b"OrderPlaced", b"/bench/orders", event_id)
+    return b"".join(map(_property, ATTRIBUTES[:count], values))
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return b"\n%c\n%c%b\x12%c%b" % (len(name) + len(value) + 4, len(name), name, len(value), value)
 
 
 def _metadata(properties: bytes, key: bytes, size: int, number: int) -> bytes:

@@ -1,13 +1,14 @@
 """Many plain messages, read by columns: all their keys, all their ids, and so on. Pure.
 
-A message is plain when it is one event, its metadata has a key, and no property but, in binary mode, the `id` and the
-`version`. Most submitted batches hold nothing else, and read by columns they cost half: what has to be asked of every
-message is asked of a whole column at once, by functions that loop in C. So do messages of a publisher that does not
-batch, in structured mode, which are an entry each: as many as have arrived are read like one batch.
+A message is plain when it is one event, its metadata has a key, and of the properties that mean something here none
+but, in binary mode, the `id` and the `version`, before the application's own. None of those takes 128 bytes. Most
+submitted batches hold nothing else, and read by columns they cost half: what has to be asked of every message is asked
+of a whole column at once, by functions that loop in C. So do messages of a publisher that does not batch, in structured
+mode and without properties, which are an entry each: as many as have arrived are read like one batch.
 
-`entries.read_entry` is the rule for what a message means. Whatever is unusual about a batch, be it one more property,
-one list, one missing key or a byte too many, `read_plain` leaves all of it to `read_entry`; what it does read means and
-becomes the same (`tests/property/test_plain.py` compares the two).
+`entries.read_entry` is the rule for what a message means. Whatever is unusual about a batch, be it a property of the
+sequencer's, one list, one missing key or a byte too many, `read_plain` leaves all of it to `read_entry`; what it does
+read means and becomes the same (`tests/property/test_plain.py` compares the two).
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ import msgspec
 from google.protobuf.message import DecodeError, EncodeError
 
 from sequencer.event import (
+    FORWARDED_FROM,
     MAX_ENTRY_BYTES,
     MAX_KEY_BYTES,
     MAX_VERSION,
     NO_AGGREGATE,
     OUTCOME_BYTES,
+    OUTCOME_PROPERTIES,
+    REPLY_TO,
     Accepted,
     Source,
     Submission,
@@ -44,7 +48,15 @@ _UUID_CHARACTERS = 36
 _UUID_DASHES = (8, 13, 18, 23)
 
 _PROPERTY: Final = 0x0A
-"""The first byte of metadata that begins with a property."""
+_NAME: Final = 0x0A
+_VALUE: Final = 0x12
+"""What begins a property in serialized metadata, and in it its name and its value."""
+
+_ONE_BYTE_MAX: Final = 0x7F
+"""The largest length that is one byte in serialized metadata."""
+
+_MEANINGFUL: Final = frozenset(name.encode() for name in OUTCOME_PROPERTIES | {REPLY_TO, FORWARDED_FROM})
+"""Names of properties that say something to the sequencer, or that an outcome replaces. All others just travel on."""
 
 _ID = rb"\n\x2a\n\x02id\x12\x24([0-9A-Fa-f-]{36})"
 _VERSION = rb"\n([\x0c-\x1b])\n\x07version\x12([\x01-\x10])(-?[0-9]{1,16})"
@@ -168,6 +180,7 @@ _UNUSUAL = (
     DecodeError,
     EncodeError,
     struct.error,
+    IndexError,  # metadata that ends too early
     UnicodeError,
     msgspec.MsgspecError,
     RecursionError,  # a payload that is nested too deeply
@@ -180,7 +193,7 @@ def _read_batch(entry: Entry, source: Source, max_message_bytes: int) -> PlainBa
     # Not even one message that had all the bytes would be too large with its outcome.
     if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
         raise _NotPlain
-    is_binary = data[4] == _PROPERTY
+    is_binary = _ID_AND_VERSION.match(data, 4) or _VERSION_AND_ID.match(data, 4)
     return (_read_binary if is_binary else _read_structured)(data, metadata.num_messages_in_batch, source)
 
 
@@ -218,7 +231,7 @@ def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
         start = position + 4
         end = start + unpack(data, position)[0]
         head = data[start:end]
-        parse(head)
+        parse(head[_end_of_own_properties(head) :] if head[0] == _PROPERTY else head)
         size = view.payload_size
         position = end + size
         if size < 1 or remarkable("remarkable"):
@@ -230,6 +243,28 @@ def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
         raise _NotPlain
     _check_keys(keys)
     return _structured(source, range(count), keys, heads, payloads)
+
+
+def _end_of_own_properties(head: bytes) -> int:
+    """Where in serialized metadata the properties end that it begins with; all of them must be the application's own.
+
+    Written out by hand, since every property of every message comes by; what does not look as usual is not plain.
+    """
+    begin = 0
+    while head[begin] == _PROPERTY:
+        size, name_size = head[begin + 1], head[begin + 3]
+        end, name_end = begin + 2 + size, begin + 4 + name_size
+        value_size = head[name_end + 1]
+        if (
+            head[begin + 2] != _NAME
+            or head[name_end] != _VALUE
+            or name_end + 2 + value_size != end
+            or size > _ONE_BYTE_MAX
+            or head[begin + 4 : name_end] in _MEANINGFUL
+        ):
+            raise _NotPlain
+        begin = end
+    return begin
 
 
 def _structured(
@@ -275,7 +310,7 @@ def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
             event_id, version, bare = _id_and_version(head)
         expected.append(version)
         bare_head = head[bare:]
-        parse(bare_head)
+        parse(bare_head[_end_of_own_properties(bare_head) :] if bare_head[0] == _PROPERTY else bare_head)
         size = view.payload_size
         position = end + size
         if size < 1 or remarkable("remarkable"):

@@ -79,9 +79,17 @@ class Asked:
     content: Any
     fields: dict[str, Any]
     version_first: bool
+    own: dict[str, str]
+    """Properties that mean nothing to the sequencer."""
     twists: list[Twist] = field(default_factory=list)
 
     def draft(self, expected: int | None) -> Draft:
+        draft = self._usual(expected)
+        for name, value in self.own.items():
+            draft.single.properties.add(key=name, value=value)
+        return draft
+
+    def _usual(self, expected: int | None) -> Draft:
         single = SingleMessageMetadata(partition_key=self.key, **self.fields)
         if not self.binary:
             versions = {} if expected is None else {"version": expected}
@@ -169,7 +177,7 @@ IN_EITHER_MODE: st.SearchStrategy[Twist] = st.one_of(
     st.builds(
         adds,
         st.sampled_from(["id", "version", "reply_to", "forwarded_from", "sequence", "reason", "mine"]),
-        st.sampled_from(["x", "3", "-1", NAMES[0], "non-persistent://a/b/c"]),
+        st.sampled_from(["x", "3", "-1", NAMES[0], "non-persistent://a/b/c", "x" * 113, "x" * 200]),
         st.booleans(),
     ),
     st.sampled_from(UNKNOWN + IN_DISGUISE + BAD_PROPERTIES).flatmap(
@@ -225,6 +233,9 @@ PLAIN_FIELDS = st.fixed_dictionaries(
         "partition_key_b64_encoded": st.booleans(),
     },
 )
+OWN_PROPERTIES = st.just(dict[str, str]()) | st.dictionaries(
+    st.sampled_from(["type", "subject", "", "ID", "é"]), st.sampled_from(["", "OrderPlaced", "é", "x" * 100])
+)
 IDS = st.builds(lambda text, upper: text.upper() if upper else text, st.sampled_from(NAMES), st.booleans())
 OFF_BY = st.sampled_from([0, 0, 0, 0, None, -1, 1])
 
@@ -238,7 +249,16 @@ def asked(
 ) -> st.SearchStrategy[Asked]:
     keys = st.sampled_from(FEW_KEYS) | st.sampled_from(KEYS)
     return st.builds(
-        Asked, keys, IDS | st.uuids().map(str), off_by, st.just(binary), CONTENTS, PLAIN_FIELDS, st.booleans(), twists
+        Asked,
+        keys,
+        IDS | st.uuids().map(str),
+        off_by,
+        st.just(binary),
+        CONTENTS,
+        PLAIN_FIELDS,
+        st.booleans(),
+        OWN_PROPERTIES,
+        twists,
     )
 
 
@@ -501,7 +521,8 @@ def note(read: Round, decided: Decided) -> None:
 def test_what_official_clients_send_is_read_by_columns(
     asked: list[Asked], kind: Compression, schema_version: bytes
 ) -> None:
-    """In either mode, with and without an expected version, and with all that they add by themselves."""
+    """In either mode, with and without an expected version, with properties of the application's own, and with all
+    that they add by themselves."""
     keys = [key for key in KEYS if len(key) <= 256]
     for one in asked:
         one.key = one.key if one.key in keys else keys[0]
@@ -518,6 +539,6 @@ def test_what_official_clients_send_without_batching_is_read_by_columns(
     keys = [key for key in KEYS if len(key) <= 256]
     for one in asked:
         one.key = one.key if one.key in keys else keys[0]
-        one.binary, one.fields = False, {}
+        one.binary, one.fields, one.own = False, {}, {}
     read = read_submitted(Sent(asked, Compression.NONE, schema_version, b"", [], {}, False, True).entries(0, {}), LIMIT)
     assert [type(one) for one in read] == [PlainBatch]

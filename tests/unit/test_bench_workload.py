@@ -11,9 +11,10 @@ from bench import existing
 from bench.matrix import cells
 from bench.run import Layout
 from bench.workload import Mode, Workload, key_of
-from sequencer.entries import read_entry
+from sequencer.entries import read_entry, read_submitted
 from sequencer.event import Submission, canonical_partition
 from sequencer.packing import Output
+from sequencer.plain import PlainBatch
 from sequencer.pulsar.batches import split_batch
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata
@@ -68,6 +69,26 @@ def test_payloads_have_the_size_and_messages_the_bytes_of_the_official_serializa
         assert len(payload) == size
         assert single.SerializeToString() == head
         assert single.sequence_id == number
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_events_with_attributes_are_the_same_but_for_those(mode: Mode) -> None:
+    (usual,) = Workload(20, batch_messages=20, mode=mode).batches()
+    (output,) = Workload(20, batch_messages=20, mode=mode, attributes=3).batches()
+    without = list(split_batch(usual.payload, 20))
+    for (single, head, payload), (other, _, same) in zip(split_batch(output.payload, 20), without, strict=True):
+        assert single.SerializeToString() == head
+        assert payload == same
+        first = len(other.properties)
+        assert [field.key for field in single.properties[first:]] == ["type", "source", "correlationid"]
+        del single.properties[first:]
+        assert single == other
+
+
+def test_a_batch_with_attributes_is_read_by_columns() -> None:
+    for mode in MODES:
+        (output,) = Workload(20, batch_messages=20, mode=mode, attributes=3).batches()
+        assert [type(one) for one in read_submitted([entry(output)], LIMIT)] == [PlainBatch]
 
 
 @pytest.mark.parametrize("number", [0, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 2**28 - 1])

@@ -14,6 +14,7 @@ from sequencer.event import (
     MAX_KEY_BYTES,
     MAX_VERSION,
     OUTCOME_BYTES,
+    OUTCOME_PROPERTIES,
     Accepted,
     Forwarded,
     Reason,
@@ -126,6 +127,24 @@ def test_what_the_official_clients_send_is_read_by_columns(compression: int, pro
     assert len(plain.keys) == len(messages)
 
 
+ATTRIBUTES = {"type": "OrderPlaced", "correlationid": "é" * 40, "paid": "id", "VERSION": "3"}
+
+
+@pytest.mark.parametrize("mode", [{}, {"id": ID}, BINARY], ids=["structured", "binary", "binary-version"])
+def test_the_applications_own_properties_travel_on(mode: dict[str, str]) -> None:
+    own = [[*ATTRIBUTES.items()], [], [("type", "x"), ("type", "y")], [("mine", "x" * 119)], [("", "")]]
+    plain = read(batch([message(GOOD, properties=[*mode.items(), *each]) for each in own]))
+    bare = [SingleMessageMetadata.FromString(head).properties for head in plain.bare_heads]
+    assert [[(one.key, one.value) for one in found] for found in bare] == own
+
+
+@pytest.mark.parametrize("name", sorted(OUTCOME_PROPERTIES | {"reply_to", "forwarded_from"}))
+@pytest.mark.parametrize("mode", [{}, BINARY], ids=["structured", "binary"])
+def test_a_property_that_means_something_is_read_one_by_one(name: str, mode: dict[str, str]) -> None:
+    for own in ([(name, "3")], [*ATTRIBUTES.items(), (name, "3")], [(name, "3"), *ATTRIBUTES.items()]):
+        refused(batch([message(GOOD, properties=mode), message(GOOD, properties=[*mode.items(), *own])]))
+
+
 @pytest.mark.parametrize("properties", [{}, BINARY], ids=["structured", "binary"])
 def test_fields_that_nobody_knows_stay(properties: Properties) -> None:
     head, payload = message(GOOD, properties=properties)
@@ -188,13 +207,20 @@ ODD: dict[str, Message] = {
     "larger than the batch": unlike(len(GOOD) + 1),
     "smaller than its payload": unlike(len(GOOD) - 1),
     # its properties
-    "a property": message(GOOD, properties={"mine": "1"}),
     "a property after the others": with_raw(raw_property(b"mine", b"1")),
+    "one more property at the end, binary": with_raw(raw_property(b"mine", b"1"), mode=BINARY),
     "a property without anything": with_raw(b"\x0a\x00"),
     "half a property": with_raw(b"\x0a\x06\x0a\x04half"),
-    "one more property, binary": binary(id=ID, version="3", zebra="1"),
     "one property before, binary": binary(a="1", id=ID),
-    "one more property at the end, binary": with_raw(raw_property(b"mine", b"1"), mode=BINARY),
+    "a property and null": message(GOOD, properties={"mine": "1"}, null_value=True),
+    "a property of 128 bytes": message(GOOD, properties={"mine": "x" * 120}),
+    "a property that is its name only": raw_binary(b"\x0a\x06\x0a\x04mine"),
+    "a property with its value first": raw_binary(b"\x0a\x09\x12\x011\x0a\x04mine"),
+    "a property that says more": raw_binary(b"\x0a\x0b\x0a\x04mine\x12\x011\x18\x01"),
+    "a property that is longer than all": (b"\x0a\x7f\x0a\x04mine\x12\x73" + b"x" * 15, GOOD),
+    "nothing but a property": (raw_property(b"mine", b"1"), GOOD),
+    "no metadata": (b"", GOOD),
+    "null, and a property after it": with_raw(b"\x48\x01", raw_property(b"mine", b"1")),
     "the id twice": with_raw(ID_PROPERTY, mode=BINARY),
     "the version before the id and after it": raw_binary(VERSION, ID_PROPERTY, VERSION),
     "the version first, and of another size": raw_binary(b"\x0a\x0e\x0a\x07version\x12\x01101", ID_PROPERTY),
