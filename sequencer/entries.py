@@ -6,7 +6,7 @@ bytes. `packing` goes the other way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -259,31 +259,41 @@ def _list_of(
 ) -> Submission | Flawed:
     """The submission with the events of its list: the list's metadata, to which each adds its own attributes."""
     events = []
+    shared = _with_attributes(single, {})
     for member in members:
-        own = SingleMessageMetadata()
-        own.CopyFrom(single)
+        own = _with_attributes(single, member.attributes) if member.attributes or submission.clashing else shared
         own.payload_size = len(member.payload)
-        if member.attributes:
-            kept = [field for field in single.properties if field.key not in member.attributes]
-            del own.properties[:]
-            own.properties.extend(kept)
-            for name, value in member.attributes.items():
-                own.properties.add(key=name, value=value)
         head = own.SerializeToString()
         if len(head) + len(member.payload) + OUTCOME_BYTES > limit:
             return _fitted(_flawed(submission, Reason.TOO_LARGE, "an event of the list, with its properties"), limit)
         events.append(
-            replace(
-                submission,
-                event_id=member.event_id,
-                id_text=member.id_text,
-                head=head,
-                clashing=submission.clashing and own,
-                payload=member.payload,
-                reply_to="",
+            Submission(
+                submission.key,
+                member.event_id,
+                member.id_text,
+                submission.expected,
+                head,
+                submission.clashing and own,
+                member.payload,
+                submission.source,
+                submission.batch_index,
+                submission.forwarded,
             )
         )
     return replace(submission, several=tuple(events))
+
+
+def _with_attributes(single: SingleMessageMetadata, attributes: Mapping[str, str]) -> SingleMessageMetadata:
+    """A copy with these properties; they replace others of the same name."""
+    copy = SingleMessageMetadata()
+    copy.CopyFrom(single)
+    if attributes:
+        kept = [field for field in single.properties if field.key not in attributes]
+        del copy.properties[:]
+        copy.properties.extend(kept)
+        for name, value in attributes.items():
+            copy.properties.add(key=name, value=value)
+    return copy
 
 
 def _envelope(

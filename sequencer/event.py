@@ -21,6 +21,7 @@ from itertools import count, repeat
 from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
 
@@ -245,6 +246,8 @@ ATTRIBUTES = _Event.__struct_fields__[2:]
 """What says more about an event, with CloudEvents' names where it has them. A single event has them as properties of
 its message, which are kept and never opened; an event of a list as strings in its JSON object."""
 
+_NO_ATTRIBUTES = (None,) * len(ATTRIBUTES)
+
 _decode_structured = msgspec.json.Decoder(_Structured).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
@@ -290,8 +293,9 @@ def _members(events: list[msgspec.Raw], list_id: str) -> list[Member]:
             event_id = uuid_bytes(event.id)
         except (msgspec.MsgspecError, BrokenContract) as broken:
             raise BrokenContract(f"event {number} of the list: {broken}", list_id) from None
-        values = ((name, getattr(event, name)) for name in ATTRIBUTES)
-        attributes = {name: value for name, value in values if value is not None}
+        attributes: dict[str, str] = {}
+        if (values := astuple(event)[2:]) != _NO_ATTRIBUTES:
+            attributes = {name: value for name, value in zip(ATTRIBUTES, values, strict=True) if value is not None}
         members.append(Member(event.id, event_id, bytes(raw), attributes))
     if len({member.event_id for member in members}) < len(members):
         raise BrokenContract("an id comes twice in the list", list_id)
