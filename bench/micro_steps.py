@@ -34,6 +34,7 @@ from sequencer.pulsar.pulsar_api_pb2 import (
     MessageMetadata,
     SingleMessageMetadata,
 )
+from sequencer.reply import reply_runs
 from state.index import VersionIndex
 
 AGGREGATES = 100_000
@@ -42,7 +43,11 @@ AGGREGATES = 100_000
 FILLING_EVENTS = 4_000
 """Written to the index at a time before anything is timed."""
 
+FIRST_SEQUENCE = 1_000_000
+"""Events in the log before: where the number of digits changes within a batch, its properties are made one by one."""
+
 LIMIT_BYTES = DEFAULT_MAX_MESSAGE_BYTES
+REPLY_TOPIC = "non-persistent://public/bench-replies/micro"
 SENDERS_FIELDS = MessageMetadata(producer_name="bench", sequence_id=1, publish_time=1).SerializeToString()
 
 Timer = Callable[[int], float]
@@ -126,7 +131,7 @@ class _Known:
 
 
 def _overlay() -> Overlay:
-    return Overlay(_Known(), partition=0, partitions=1, next_sequence=0)
+    return Overlay(_Known(), partition=0, partitions=1, next_sequence=FIRST_SEQUENCE)
 
 
 def _frame(output: Output) -> bytes:
@@ -251,6 +256,20 @@ def packing(material: Material) -> Timer:
     return _repeat(lambda: list(pack(accepted, LIMIT_BYTES)))
 
 
+def replies(material: Material) -> Timer:
+    """Accepted outcomes -> the replies to them, as they stand in a batch."""
+    outcomes = [_asking(outcome) for outcome in material.accepted()]
+    return _repeat(lambda: list(reply_runs(outcomes, LIMIT_BYTES)))
+
+
+def _asking(outcome: Accepted | AcceptedRun) -> Accepted | AcceptedRun:
+    """The same, where somebody waits for it."""
+    if isinstance(outcome, Accepted):
+        return replace(outcome, submission=replace(outcome.submission, reply_to=REPLY_TOPIC))
+    batch = outcome.batch
+    return replace(outcome, batch=replace(batch, source=batch.source._replace(reply_to=REPLY_TOPIC)))
+
+
 def frame_encode(material: Material) -> Timer:
     """An entry -> everything of its frame but the payload, which is sent as it is; with its checksum."""
     output = material.structured
@@ -317,6 +336,7 @@ STEPS: Mapping[str, Callable[[Material], Timer]] = MappingProxyType(
         "decide_tails_unknown": decide_unknown,
         "messages": messages,
         "pack": packing,
+        "replies": replies,
         "frame_encode": frame_encode,
         "index_apply": index_apply,
     }

@@ -54,7 +54,8 @@ def in_turns(
             templates = _templates(workload, layout, indexes)
             measured.append(asyncio.run(run_once(subject, broker, topics, workload, work, layout, templates)))
             shutil.rmtree(work)
-            delete_topics(broker, topics)
+            for why in delete_topics(broker, topics):
+                progress.console.print(f"note: what a run has stored stays for now: {why}", highlight=False)
             progress.advance(task)
         rounds.append(tuple(measured))
     shutil.rmtree(indexes, ignore_errors=True)  # where no turn needed any, there is nothing

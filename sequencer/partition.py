@@ -35,8 +35,8 @@ from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer,
 from sequencer.pulsar.errors import ConsumerBusy, PulsarError
 from sequencer.pulsar.frames import LATEST, Entry, MessageId, TxnId
 from sequencer.recovery import START, Checkpoint, keep_level, open_index, recover
-from sequencer.replies import Replies
-from sequencer.reply import ReplyRun, reply_runs
+from sequencer.replies import Replies, replies_to
+from sequencer.reply import ReplyRun
 from state.index import IndexFailure, VersionIndex
 
 GRANT_WAIT_S = 1.0
@@ -396,7 +396,7 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
                     rejected.add(rejected_message(outcome))
                 case _:
                     accepted.add(accepted_messages(outcome))
-        replies += reply_runs(decided.outcomes, limit)
+        replies += replies_to(decided.outcomes, limit)
     assert decided is not None, "there was at least one entry"
     return Judged(decided._replace(outcomes=()), accepted.close(), rejected.close(), forwarded, replies)
 

@@ -17,15 +17,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 
+from sequencer.decide import Outcome
 from sequencer.names import Topics
 from sequencer.pulsar.client import ClientSettings, Producer, PulsarClient
 from sequencer.pulsar.errors import PulsarError, ServerError, ServerRefused
 from sequencer.pulsar.frames import MessageId
-from sequencer.reply import ReplyRun, reply_entries
+from sequencer.reply import ReplyRun, reply_entries, reply_runs
 
 MAX_REPLY_TOPICS = 1_000
 """Reply topics that one process knows; beyond it the one that has not been used for longest is closed."""
@@ -57,6 +58,15 @@ REPLY_CLIENT = ClientSettings(
 """Shorter than elsewhere: a reply that comes so late is of no use."""
 
 log = logging.getLogger(__name__)
+
+
+def replies_to(outcomes: Iterable[Outcome], max_message_bytes: int) -> list[ReplyRun]:
+    """What `reply_runs` gives; nothing where that fails, for not even a bug in it may keep outcomes from being sent."""
+    try:
+        return list(reply_runs(outcomes, max_message_bytes))
+    except Exception:
+        log.exception("a bug kept replies from being made")
+        return []
 
 
 class _Channel:

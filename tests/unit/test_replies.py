@@ -20,8 +20,7 @@ from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import EndpointClosed, LookupFailed, NotStored, PulsarError, ServerError
 from sequencer.pulsar.frames import MessageId
 from sequencer.pulsar.ports import fail
-from sequencer.replies import Replies
-from sequencer.reply import reply_runs
+from sequencer.replies import Replies, replies_to
 from tests.judged import columns
 from tests.submitted import ID, KEY, MAX_MESSAGE_BYTES, message
 
@@ -43,7 +42,7 @@ def accepted(topic: str, *sequences: int) -> list[Accepted]:
 
 def send(replies: Replies, outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> None:
     """As when a transaction with these outcomes has been committed."""
-    replies.send(list(reply_runs(outcomes, MAX_MESSAGE_BYTES)))
+    replies.send(replies_to(outcomes, MAX_MESSAGE_BYTES))
 
 
 class StandInProducer:
@@ -424,6 +423,15 @@ def test_a_bug_does_not_reach_the_life(caplog: pytest.LogCaptureFixture) -> None
 
     tell(story)
     assert said(caplog) == ["a bug kept replies from being sent"]
+
+
+def test_a_bug_does_not_keep_outcomes_from_being_sent(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [run.replies for run in replies_to(accepted(TILL, 0, 1), MAX_MESSAGE_BYTES)] == [1, 1]
+    monkeypatch.setattr(module, "reply_runs", lambda *_: iter([1 // 0]))
+    assert replies_to(accepted(TILL, 0), MAX_MESSAGE_BYTES) == []
+    assert said(caplog) == ["a bug kept replies from being made"]
 
 
 class Heard(logging.Handler):
