@@ -358,9 +358,13 @@ def canonical_partition(key: str, partitions: int) -> int:
     return (value & 0x7FFFFFFF) % partitions
 
 
+ONE_BYTE_MAX = 0x7F
+"""The largest number that is one byte as protobuf writes it."""
+
+
 def varint(number: int) -> bytes:
     """A number of 0 or more as protobuf writes it: seven bits a byte, the lowest first."""
-    if number < 0x80:
+    if number <= ONE_BYTE_MAX:
         return b"%c" % number
     if number < 0x4000:
         return b"%c%c" % (number & 0x7F | 0x80, number >> 7)

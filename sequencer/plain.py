@@ -29,6 +29,7 @@ from sequencer.event import (
     MAX_KEY_BYTES,
     MAX_VERSION,
     NO_AGGREGATE,
+    ONE_BYTE_MAX,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
     REPLY_TO,
@@ -51,9 +52,6 @@ _PROPERTY: Final = 0x0A
 _NAME: Final = 0x0A
 _VALUE: Final = 0x12
 """What begins a property in serialized metadata, and in it its name and its value."""
-
-_ONE_BYTE_MAX: Final = 0x7F
-"""The largest length that is one byte in serialized metadata."""
 
 _MEANINGFUL: Final = frozenset(name.encode() for name in OUTCOME_PROPERTIES | {REPLY_TO, FORWARDED_FROM})
 """Names of properties that say something to the sequencer, or that an outcome replaces. All others just travel on."""
@@ -259,7 +257,7 @@ def _end_of_own_properties(head: bytes) -> int:
             head[begin + 2] != _NAME
             or head[name_end] != _VALUE
             or name_end + 2 + value_size != end
-            or size > _ONE_BYTE_MAX
+            or size > ONE_BYTE_MAX
             or head[begin + 4 : name_end] in _MEANINGFUL
         ):
             raise _NotPlain

@@ -24,6 +24,7 @@ import msgspec
 from sequencer.event import (
     MAX_DETAIL_BYTES,
     MAX_KEY_BYTES,
+    ONE_BYTE_MAX,
     Accepted,
     Flawed,
     Forwarded,
@@ -150,9 +151,6 @@ def accepted_replies(run: AcceptedRun) -> bytes:
     ).encode("latin-1")
 
 
-ONE_BYTE_MAX = 0x7F
-"""The largest number that is one byte as protobuf writes it."""
-
 MAX_ACCEPTED_BYTES = 256
 """More than the JSON of an acceptance takes: an id has 36 characters, a number at most 19, a submission at most 63."""
 
@@ -165,6 +163,7 @@ def _head_begins(key_bytes: int, size_bytes: int) -> str:
 
 
 _HEAD_BEGINS = [[_head_begins(key, size) for key in range(MAX_KEY_BYTES + 1)] for size in (1, 2)]
+"""By the bytes of the size that follows (less one), and by those of the key."""
 _HEAD_ENDS = [(b"\x18" + varint(size)).decode("latin-1") for size in range(MAX_ACCEPTED_BYTES)]
 
 
