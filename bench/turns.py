@@ -88,7 +88,9 @@ def workload_options(events: int) -> Callable[[Callable[..., None]], Callable[..
         click.option("--conflicts", type=click.IntRange(0, 99), default=0, show_default=True, help="Per cent."),
         click.option("--batch", type=click.IntRange(1, 10_000), default=500, show_default=True, help="1: no batches."),
         click.option("--mode", type=click.Choice(["structured", "binary"]), default="structured", show_default=True),
-        click.option("--attributes", type=click.IntRange(0, len(ATTRIBUTES)), default=0, help="Of each event."),
+        click.option(
+            "--attributes", type=click.IntRange(0, len(ATTRIBUTES)), default=0, show_default=True, help="Of each event."
+        ),
         click.option("--existing", is_flag=True, help="The index holds every aggregate before the start."),
         click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="After one to warm up."),
     ]

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from sequencer.decide import Outcome
 from sequencer.event import (
     MAX_DETAIL_BYTES,
     MAX_KEY_BYTES,
@@ -125,7 +126,7 @@ def accepted_replies(run: AcceptedRun) -> bytes:
     """What `reply_message` says of every outcome of a run, as the messages of a batch.
 
     A publisher that waits waits for all of its batch, so this runs as often as an event is accepted. All of it is text
-    until the end, one character a byte: to join so many small pieces of text and encode them once takes a third of the
+    until the end, one character a byte: to join so many small pieces of text and encode them once takes half the
     time. The JSON is written out by hand; nothing in it needs to be escaped, the id of a plain message is a UUID.
     """
     batch, keys = run.batch, run.batch.keys
@@ -164,7 +165,9 @@ def _head_begins(key_bytes: int, size_bytes: int) -> str:
 
 _HEAD_BEGINS = [[_head_begins(key, size) for key in range(MAX_KEY_BYTES + 1)] for size in (1, 2)]
 """By the bytes of the size that follows (less one), and by those of the key."""
+
 _HEAD_ENDS = [(b"\x18" + varint(size)).decode("latin-1") for size in range(MAX_ACCEPTED_BYTES)]
+"""The payload's size, after the key; by that size."""
 
 
 # --- Many replies ---
@@ -179,9 +182,7 @@ class ReplyRun(NamedTuple):
     replies: int
 
 
-def reply_runs(
-    outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded], max_message_bytes: int
-) -> Iterator[ReplyRun]:
+def reply_runs(outcomes: Iterable[Outcome], max_message_bytes: int) -> Iterator[ReplyRun]:
     """A reply to every outcome whose publisher waits for one, in order.
 
     What was forwarded is replied to where its outcome comes about.

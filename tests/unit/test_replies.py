@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from sequencer import replies as module
+from sequencer.decide import Outcome
 from sequencer.event import Accepted, Forwarded, Reason, Rejected, Source, Submission
 from sequencer.names import Topics
 from sequencer.plain import AcceptedRun
@@ -40,7 +41,7 @@ def accepted(topic: str, *sequences: int) -> list[Accepted]:
     return [Accepted(submission(topic), sequence, sequence) for sequence in sequences]
 
 
-def send(replies: Replies, outcomes: Iterable[Accepted | AcceptedRun | Rejected | Forwarded]) -> None:
+def send(replies: Replies, outcomes: Iterable[Outcome]) -> None:
     """As when a transaction with these outcomes has been committed."""
     replies.send(replies_to(outcomes, MAX_MESSAGE_BYTES))
 

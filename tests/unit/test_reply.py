@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sequencer.decide import Outcome
 from sequencer.event import (
     MAX_DETAIL_BYTES,
     MAX_KEY_BYTES,
@@ -190,7 +191,7 @@ def test_of_a_run_with_replies_of_any_size() -> None:
 
 def test_only_those_who_ask_are_told_in_order() -> None:
     asking = submission(reply_to="till")
-    outcomes: list[Accepted | AcceptedRun | Rejected | Forwarded] = [
+    outcomes: list[Outcome] = [
         Accepted(asking, 4, 1),
         Accepted(submission(), 4, 2),
         Forwarded(asking, 1),
