@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from bench.origin import beginning
 from sequencer import SequencerError
 from sequencer.console import KNOWN_FAILURES, Failure, one_line, reported
 
@@ -69,6 +70,7 @@ def failing_in_one_line(command: click.Command) -> click.Command:
 
     @functools.wraps(body)
     def wrapped(verbose: bool, **options: Any) -> None:
+        beginning()
         with reported(verbose=verbose), _known():
             body(**options)
 

@@ -25,7 +25,7 @@ import click
 from rich.progress import Progress
 
 from bench import outbox_latency
-from bench.append import appends_at_once
+from bench.append import Busy, appends_at_once
 from bench.outbox_latency import LatencyPlan
 from bench.postgres import SETTINGS, Postgres
 from bench.report import At, Point, hand_over, spreads
@@ -100,7 +100,7 @@ def measure(plan: Plan, broker: EmbeddedBroker, *, directory: Path, progress: Pr
         postgres = stack.enter_context(Postgres())
         store = stack.enter_context(SqlStore(postgres, broker, outbox, plan.stored, connections=max(plan.connections)))
         sequencer.await_line(SEQUENCING)
-        parts = [*_sql(plan, store), *_appends(plan, broker, topics), _publish(plan, broker, directory)]
+        parts = [*_sql(plan, store), *_appends(plan, broker, topics, sequencer.pid), _publish(plan, broker, directory)]
         task = progress.add_task(NAME, total=(plan.runs + 1) * (len(parts) + len(outbox_latency.PATHS)))
         advance = functools.partial(progress.advance, task)
         points = _in_turns(parts, plan.runs, advance)
@@ -146,17 +146,20 @@ def events_of(plan: Plan, shape: Shape) -> int:
     return plan.appends * (MORE if shape.connections > 1 else 1)
 
 
-def _appends(plan: Plan, broker: EmbeddedBroker, topics: Topics) -> Iterator[Part]:
+def _appends(plan: Plan, broker: EmbeddedBroker, topics: Topics, sequencer_pid: int) -> Iterator[Part]:
+    busy = Busy(sequencer_pid, broker.pid)
     for at_once, share in AT_ONCE.items():
         appends = max(at_once, int(plan.appends * share))
         at: At = {"system": "append", "at_once": at_once}
-        yield Part(at, functools.partial(_run_appends, broker, topics, at_once, appends))
+        yield Part(at, functools.partial(_run_appends, broker, topics, busy, at_once, appends))
 
 
-def _run_appends(broker: EmbeddedBroker, topics: Topics, at_once: int, appends: int, number: int) -> Figures:
+def _run_appends(
+    broker: EmbeddedBroker, topics: Topics, busy: Busy, at_once: int, appends: int, number: int
+) -> Figures:
     async def appended() -> Figures:
         async with EventStore(service_url=broker.service_url, namespace=topics.namespace) as store:
-            return await appends_at_once(store, f"append-{number}-{at_once}", at_once=at_once, appends=appends)
+            return await appends_at_once(store, f"append-{number}-{at_once}", busy, at_once=at_once, appends=appends)
 
     found = asyncio.run(appended())
     return {"events_per_s": found.pop("appends_per_s")} | found

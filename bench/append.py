@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from bench.run import SEQUENCER, run_once
 from bench.sequencer_process import SEQUENCING, SequencerProcess
 from bench.setting import make_topics
 from bench.stage import broker_options, stage
+from bench.usage import cpu_seconds, peak_memory_mib
 from bench.workload import Workload, batch
 from sequencer.broker import EmbeddedBroker
 from sequencer.client import NO_AGGREGATE, EventStore
@@ -102,7 +102,8 @@ async def _appends(
                     runs.append(await _in_turns(store, publisher, plan.round_trips, f"trip-{run}"))
                     progress.advance(task)
             for run in range(plan.runs):
-                many = await appends_at_once(store, f"many-{run}", at_once=plan.at_once, appends=plan.appends)
+                busy = Busy(sequencer.pid, broker.pid)
+                many = await appends_at_once(store, f"many-{run}", busy, at_once=plan.at_once, appends=plan.appends)
                 runs[run] |= many
                 progress.advance(task)
         sequencer.stop()
@@ -163,7 +164,18 @@ def _message(key: str, number: int) -> tuple[bytes, bytes]:
     return SingleMessageMetadata(partition_key=key, payload_size=len(payload)).SerializeToString(), payload
 
 
-async def appends_at_once(store: EventStore[object], name: str, *, at_once: int, appends: int) -> Figures:
+class Busy(NamedTuple):
+    """The processes that appends keep busy besides this one."""
+
+    sequencer_pid: int
+    broker_pid: int
+
+    def cpu_seconds(self) -> tuple[float, float, float]:
+        """Of this process, the sequencer and the broker."""
+        return time.process_time(), cpu_seconds(self.sequencer_pid), cpu_seconds(self.broker_pid)
+
+
+async def appends_at_once(store: EventStore[object], name: str, busy: Busy, *, at_once: int, appends: int) -> Figures:
     """So many tasks, each with an aggregate of its own, NAME-0 and on, whose version it knows: all appends of them."""
     left = iter(range(appends))
     took: list[float] = []
@@ -175,23 +187,24 @@ async def appends_at_once(store: EventStore[object], name: str, *, at_once: int,
             version = (await store.append(key, {"note": "x" * 80}, version)).last_version
             took.append((time.perf_counter() - began_s) * 1000)
 
-    cpu_s, began_s = _cpu_s(), time.perf_counter()
+    cpu_s, began_s = busy.cpu_seconds(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for number in range(at_once):
             group.create_task(work(f"{name}-{number}"))
     seconds = time.perf_counter() - began_s
+    client, sequencer, its_broker = (
+        round((now_s - then_s) / appends * 1e6, 1) for now_s, then_s in zip(busy.cpu_seconds(), cpu_s, strict=True)
+    )
     took.sort()
     return {
         "appends_per_s": round(appends / seconds),
         "append_at_once_ms": round(took[len(took) // 2], 1),
         "append_at_once_p99_ms": round(took[len(took) * 99 // 100], 1),
-        "client_cpu_us_per_append": round((_cpu_s() - cpu_s) / appends * 1e6, 1),
+        "client_cpu_us_per_append": client,
+        "sequencer_cpu_us_per_append": sequencer,
+        "broker_cpu_us_per_append": its_broker,
+        "sequencer_peak_memory_mib": round(peak_memory_mib(busy.sequencer_pid), 1),
     }
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 # --- what replies cost ---

@@ -22,7 +22,7 @@ from sequencer.broker import EmbeddedBroker
 def measure(
     workload: Workload, broker: EmbeddedBroker, *, runs: int, directory: Path, progress: Progress
 ) -> list[dict[str, float]]:
-    """The figures of every round: of the relay, of the sequencer that ran after it, and of the one by the other."""
+    """The figures of every round: of the relay, of the sequencer, and of the one by the other."""
     turns = [Turn(RELAY, workload), Turn(SEQUENCER, workload)]
     rounds = in_turns("ceiling", turns, broker, runs=runs, directory=directory, progress=progress)
     return [_figures(*turn) for turn in rounds]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.free_index import FreeIndex
 from sequencer.decide import TAIL_CACHE_AGGREGATES, Overlay
 from sequencer.event import Source
 from sequencer.partition import BATCH_MESSAGES
@@ -167,22 +168,12 @@ class _Clocked:
         self.apply_s += time.perf_counter() - began_s
 
 
-class _Unlimited:
-    """An index in which every aggregate exists."""
-
-    def tails(self, keys: Sequence[str]) -> list[int]:
-        return [0] * len(keys)
-
-    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
-        return [None] * len(asked)
-
-
 def _memory_with_a_full_overlay() -> float:
     """MiB of this process when its overlay has all the aggregates that it ever holds, and there is no index yet.
 
     The overlay that is filled for this leaves its memory to the one that comes after.
     """
-    overlay = Overlay(_Unlimited(), partition=0, partitions=1, next_sequence=0)
+    overlay = Overlay(FreeIndex(), partition=0, partitions=1, next_sequence=0)
     for first in range(0, TAIL_CACHE_AGGREGATES, ENTRY_EVENTS):
         batch = _batch(range(-first - ENTRY_EVENTS, -first), [0] * ENTRY_EVENTS)
         overlay.applied(overlay.decide([batch]))

@@ -18,6 +18,7 @@ from types import MappingProxyType
 import google_crc32c
 from msgspec.structs import replace
 
+from bench.free_index import FreeIndex
 from bench.workload import Mode, Workload, batch, key_of
 from sequencer.decide import Decided, Overlay
 from sequencer.entries import read_entry, read_submitted
@@ -120,18 +121,8 @@ class Material:
         return [key_of(number) for number in chance.sample(range(AGGREGATES), self.events)]
 
 
-class _Known:
-    """An index that costs nothing: every aggregate has its first event, no id was accepted."""
-
-    def tails(self, keys: Sequence[str]) -> list[int]:
-        return [0] * len(keys)
-
-    def accepted(self, asked: Sequence[tuple[bytes, str]]) -> list[tuple[int, int] | None]:
-        return [None] * len(asked)
-
-
 def _overlay() -> Overlay:
-    return Overlay(_Known(), partition=0, partitions=1, next_sequence=FIRST_SEQUENCE)
+    return Overlay(FreeIndex(), partition=0, partitions=1, next_sequence=FIRST_SEQUENCE)
 
 
 def _frame(output: Output) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -23,11 +24,19 @@ UNKNOWN = "unknown"
 NOT_MEASURED = (":(exclude)bench/results", ":(exclude)docs")
 
 
+@functools.cache
+def beginning() -> tuple[str, str]:
+    """When it was asked first (UTC, ISO 8601), and the commit then: every process that is measured runs what is there
+    when it starts, not what is there at the end."""
+    return datetime.now(UTC).isoformat(timespec="seconds"), commit(ROOT)
+
+
 def origin(versions: Mapping[str, str]) -> dict[str, Any]:
-    """`when` (UTC, ISO 8601), `commit`, `versions` (with those given here besides) and `machine`."""
+    """`when` it began, `commit`, `versions` (with those given here besides) and `machine`."""
+    when, begun_at = beginning()
     return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(ROOT),
+        "when": when,
+        "commit": _both(begun_at, commit(ROOT)),
         "versions": _versions() | dict(versions),
         "machine": machine(),
     }
@@ -43,6 +52,11 @@ def commit(checkout: Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN
     return f"{name}-dirty" if changed else name
+
+
+def _both(begun_at: str, ended_at: str) -> str:
+    """What was measured between two commits is neither's."""
+    return begun_at if begun_at == ended_at else begun_at.removesuffix("-dirty") + "-dirty"
 
 
 def _git(checkout: Path, *arguments: str) -> str:

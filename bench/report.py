@@ -3,8 +3,9 @@
 A report, as JSON (a *result file*; `compare`, `table` and `plots` read it):
 
     benchmark   its name on the command line
-    when        UTC, ISO 8601
-    commit      as git describes it, "-dirty" where the code was changed since; "unknown" outside a checkout
+    when        it began: UTC, ISO 8601
+    commit      as git describes it, "-dirty" where the code was another, or changed meanwhile; "unknown" outside a
+                checkout
     versions    of Python, the broker, Java and the packages that take part
     machine     processor, cores, memory, system
     workload    what was measured: two reports with the same benchmark and workload can be compared

@@ -40,17 +40,6 @@ class Result:
         """The figures of the whole, at nowhere in particular, and then those of the series."""
         return (Point({}, self.figures), *self.series) if self.figures else self.series
 
-    def medians(self, **at: object) -> dict[str, float]:
-        """The medians of the first point that has all this; of the whole where nothing is said.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for point in self.points:
-            if all(point.at.get(name) == value for name, value in at.items()):
-                return {name: found["median"] for name, found in point.figures.items()}
-        raise KeyError(at)
-
 
 def read_result(file: Path) -> Result:
     """Raises ResultInvalid where the file cannot be read or holds something else."""

@@ -46,18 +46,20 @@ def in_turns(
     indexes = directory / f"{name}-templates"
     rounds = []
     for number in range(runs + 1):
-        measured = []
-        for place, (subject, workload, layout) in enumerate(turns):
+        measured: dict[int, Run] = {}
+        # Every second round backwards: to come after another one must be nobody's advantage.
+        for place in range(len(turns))[:: -1 if number % 2 else 1]:
+            subject, workload, layout = turns[place]
             topics = make_topics(broker, f"{name}-{number}-{place}-{subject.name}", layout.partitions)
             work = directory / topics.namespace.replace("/", "-")
             work.mkdir()
             templates = _templates(workload, layout, indexes)
-            measured.append(asyncio.run(run_once(subject, broker, topics, workload, work, layout, templates)))
+            measured[place] = asyncio.run(run_once(subject, broker, topics, workload, work, layout, templates))
             shutil.rmtree(work)
             for why in delete_topics(broker, topics):
                 progress.console.print(f"note: what a run has stored stays for now: {why}", highlight=False)
             progress.advance(task)
-        rounds.append(tuple(measured))
+        rounds.append(tuple(measured[place] for place in range(len(turns))))
     shutil.rmtree(indexes, ignore_errors=True)  # where no turn needed any, there is nothing
     progress.remove_task(task)
     return rounds[1:]

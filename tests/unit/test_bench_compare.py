@@ -125,14 +125,7 @@ def test_of_several_results_that_in_the_file_with_the_benchmarks_name(tmp_path: 
     for name, rate in (("a", 1.0), ("latency", 2.0), ("z", 3.0)):
         result(tmp_path / f"{name}.json", (rate,))
     (found,) = read_results(tmp_path).values()
-    assert found.medians()["events_per_s"] == 2
-
-
-def test_medians_of_a_point(tmp_path: Path) -> None:
-    found = result(tmp_path / "a.json", (1,), series=(Point({"rate": 10, "path": "x"}, spreads([{"p99_ms": 2.0}])),))
-    assert found.medians(rate=10) == {"p99_ms": 2.0}
-    with pytest.raises(KeyError):
-        found.medians(rate=11)
+    assert found.figures["events_per_s"]["median"] == 2
 
 
 def test_markdown(tmp_path: Path) -> None:

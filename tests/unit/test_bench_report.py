@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.origin import UNKNOWN, commit, machine, origin
+from bench.origin import UNKNOWN, beginning, commit, machine, origin
 from bench.report import STANDARD_OUTPUT, Point, at_text, hand_over, spread, spreads
 
 RUNS = [{"events_per_s": 100.0, "cpu_s": 1.5}, {"events_per_s": 300.0, "cpu_s": 2.5}, {"events_per_s": 200.0}]
@@ -105,6 +105,15 @@ def test_the_commit_and_whether_the_code_was_changed(tmp_path: Path) -> None:
     assert commit(tmp_path) == clean, "a result of another benchmark is no change of the code"
     code.write_text("2")
     assert commit(tmp_path) == clean + "-dirty"
+
+
+def test_a_commit_that_changes_while_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    beginning.cache_clear()
+    found = iter(["a" * 12, "a" * 12, "b" * 12])
+    monkeypatch.setattr("bench.origin.commit", lambda _: next(found))
+    assert origin({})["commit"] == "a" * 12
+    assert origin({})["commit"] == "a" * 12 + "-dirty"
+    beginning.cache_clear()
 
 
 def test_a_directory_that_git_cannot_read(tmp_path: Path) -> None:
