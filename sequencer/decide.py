@@ -57,11 +57,11 @@ class AcceptedIds:
     def find(self, event_id: bytes, key: str) -> tuple[int, int] | None:
         """Version and sequence of the aggregate's latest event with this id. Prepared at the first call: most batches
         hold nothing that could be a duplicate, and are never asked."""
-        event_ids, keys, places = self.event_ids, self.keys, self._places
-        if self._placed < len(keys):
-            for place in range(self._placed, len(keys)):
-                places[event_ids[place], keys[place]] = place
-            self._placed = len(keys)
+        places, placed, known = self._places, self._placed, len(self.keys)
+        if placed < known:
+            rows = zip(self.event_ids[placed:], self.keys[placed:], strict=True)
+            places.update(zip(rows, range(placed, known), strict=True))
+            self._placed = known
         found = places.get((event_id, key))
         return None if found is None else (self.versions[found], self.first_sequence + found)
 
@@ -265,7 +265,10 @@ class Overlay:
             return [AcceptedRun(batch, versions[first:], ids.first_sequence + first)]
         if len(versions) == first:
             return list(others.values())
-        accepted = batch.only([row for row in range(len(batch.keys)) if row not in others])
+        chosen = bytearray(b"\1") * len(batch.keys)
+        for row in others:
+            chosen[row] = 0
+        accepted = batch.only(chosen)
         return [AcceptedRun(accepted, versions[first:], ids.first_sequence + first), *others.values()]
 
     def _verdict(self, submission: Submission) -> int | Rejected | Forwarded:

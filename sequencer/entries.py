@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
+from google.protobuf.message import Message
 from msgspec.structs import replace
 
 from sequencer import NeedsOperator
@@ -35,7 +36,7 @@ from sequencer.event import (
     structured_envelope,
     uuid_bytes,
 )
-from sequencer.plain import PlainBatch, read_plain, read_plain_entries
+from sequencer.plain import PlainBatch, holds_unknown_group, read_plain, read_plain_entries
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.errors import CorruptBatch
 from sequencer.pulsar.frames import Entry, messages_counted
@@ -43,6 +44,18 @@ from sequencer.pulsar.pulsar_api_pb2 import CompressionType, MessageMetadata, Si
 
 MAX_SCHEMA_VERSION_BYTES = 64
 """Longest schema version: the broker's own have 8 bytes. It is part of what an outcome adds to its messages."""
+
+SMALL_BATCH_BYTES = 32 * 1024
+"""Largest batch that is read together with its neighbours; what a larger one costs is in its messages."""
+
+LIST_BYTES = 128 * 1024
+MAX_LIST_GROWTH = 16
+"""What a list may grow to, each event with its message's properties: so many bytes, or so many times its own. What a
+transaction becomes stays within a small multiple of what it takes in; a list beyond it is `too_large`."""
+
+FORWARDING_BYTES = 640
+"""What a forwarded message has more than it had when it was submitted: `forwarded_from`, and its batch's `reply_to`.
+Its outcome has room for that, since no outcome adds more than half of OUTCOME_BYTES."""
 
 CHUNK_FIELDS: Final = (
     "uuid",
@@ -53,6 +66,8 @@ CHUNK_FIELDS: Final = (
     "uncompressed_size",
 )
 """Metadata from which a client would put chunks together."""
+
+Metadata = TypeVar("Metadata", MessageMetadata, SingleMessageMetadata)
 
 
 # --- reading ---
@@ -73,23 +88,36 @@ def portions(entries: Sequence[Entry], max_messages: int) -> Iterator[Sequence[E
 def read_submitted(entries: Sequence[Entry], max_message_bytes: int) -> list[Submission | Flawed | PlainBatch]:
     """Every message of submitted entries, in order: by columns where the messages are plain, else one by one.
 
-    Columns are those of a batch, or of messages in a row that are in none.
+    Columns are those of a batch, of small batches in a row, or of messages in a row that are in none.
     """
     read: list[Submission | Flawed | PlainBatch] = []
     for alike in _alike(entries):
         plain = _by_columns(alike, max_message_bytes)
         if plain is not None:
             read.append(plain)
+        elif len(alike) > 1 and _is_batch(alike[0]):
+            for entry in alike:
+                read += read_submitted([entry], max_message_bytes)
         else:
             read += [one for entry in alike for one in read_entry(entry, max_message_bytes)]
     return read
 
 
 def _alike(entries: Iterable[Entry]) -> Iterator[Sequence[Entry]]:
-    """Batches one by one, and what is in none together with its neighbours."""
-    for is_batch, group in groupby(entries, _is_batch):
+    """Large batches one by one, small ones together with their neighbours, and so what is in none."""
+    for kind, group in groupby(entries, _kind):
         run = list(group)
-        yield from ([entry] for entry in run) if is_batch else (run,)
+        yield from ([entry] for entry in run) if kind is None else (run,)
+
+
+def _kind(entry: Entry) -> tuple[object, ...] | None:
+    """The same for entries that may be read together; None where one is read by itself."""
+    metadata = entry.metadata
+    if not _is_batch(entry):
+        return ()
+    if max(len(entry.payload), metadata.uncompressed_size) > SMALL_BATCH_BYTES:
+        return None
+    return metadata.compression, metadata.schema_version, _reply_to_of_batch(metadata)
 
 
 def _is_batch(entry: Entry) -> bool:
@@ -97,18 +125,20 @@ def _is_batch(entry: Entry) -> bool:
 
 
 def _by_columns(alike: Sequence[Entry], max_message_bytes: int) -> PlainBatch | None:
-    """The messages of a batch, or of entries that are none, where all of them are plain."""
+    """The messages of batches, or of entries that are none, where all of them are plain."""
     first = alike[0]
-    if not _is_batch(first):
-        return read_plain_entries(alike, _source(first), list(map(_position, alike)), max_message_bytes)
-    if first.metadata.encryption_keys or _refusal(first):
-        return None
-    return read_plain(first, _source(first), max_message_bytes)
+    read = read_plain_entries
+    if _is_batch(first):
+        if any(entry.metadata.encryption_keys or _refusal(entry) for entry in alike):
+            return None
+        read = read_plain
+    return read(alike, _source(first), list(map(_position, alike)), max_message_bytes)
 
 
 def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
     """Every message of a submitted entry, in order; an entry that cannot be opened is one `Flawed` with index -1."""
     metadata = entry.metadata
+    drop_groups(metadata, metadata.SerializePartialToString())
     source = _source(entry)
     if refusal := _refusal(entry):
         return [_closed(entry, source, *refusal, max_message_bytes)]
@@ -153,6 +183,32 @@ def _reply_to_of_batch(metadata: MessageMetadata) -> str:
     return found
 
 
+def drop_groups(metadata: Metadata, serialized: bytes) -> bool:
+    """Take out the fields that nobody knows where one of them is a group, and say whether it was so.
+
+    To the parser of Pulsar's broker and Java client, LightProto, a group is an error: one in `events` would end the
+    topic's compaction, and stand in the way of every Java consumer. Other fields that nobody knows stay.
+
+    Args:
+        serialized: what the metadata was parsed from.
+    """
+    metadata.DiscardUnknownFields()
+    if len(metadata.SerializePartialToString()) == len(serialized):
+        return False
+    whole = type(metadata).FromString(serialized)
+    if _holds_group(whole):
+        return True
+    metadata.CopyFrom(whole)
+    return False
+
+
+def _holds_group(message: Message) -> bool:
+    if holds_unknown_group(message):
+        return True
+    inner = [value for field, value in message.ListFields() if field.message_type is not None]
+    return any(_holds_group(one) for value in inner for one in (value if isinstance(value, Iterable) else (value,)))
+
+
 class _Room:
     """What the lists of one entry may still grow to, so that a small entry cannot become a large burden.
 
@@ -163,10 +219,12 @@ class _Room:
         self.events = MAX_ENTRY_MESSAGES
         self._bytes = MAX_LISTED_BYTES
 
-    def refusal(self, events: int, head: bytes, payload: bytes) -> str:
+    def refusal(self, events: int, head_bytes: int, payload_bytes: int) -> str:
         """Takes room for a list whose events each get their message's metadata; says why where there is not so much."""
         self.events -= events
-        grown = events * len(head) + len(payload)
+        grown = events * head_bytes + payload_bytes
+        if grown > max(LIST_BYTES, MAX_LIST_GROWTH * (head_bytes + payload_bytes)):
+            return f"{grown} bytes with its properties for every event, more than {MAX_LIST_GROWTH} times its own"
         if grown > self._bytes:
             return f"{grown} bytes with its properties for every event, {self._bytes} of {MAX_LISTED_BYTES} are left"
         self._bytes -= grown
@@ -224,17 +282,24 @@ def _read_message(
     # Only a property, or the payload's size, can be incomplete; the parser does not mind.
     if (fields or not payload) and not single.IsInitialized():
         raise CorruptBatch(f"the metadata of message {index} lacks a required field")
+    if drop_groups(single, head):
+        head = single.SerializeToString()
+    forwarded = False
     if fields:
         properties = {field.key: field.value for field in fields}
         reply_to = properties.get(REPLY_TO, reply_to)
+        forwarded = FORWARDED_FROM in properties
         if not OUTCOME_PROPERTIES.isdisjoint(properties):
             clashing = single
     if single.compacted_out:
         # A flag of the broker's compaction, with which a publisher could hide the outcome from every consumer.
         single.ClearField("compacted_out")
         head = single.SerializeToString()
+    # What forwarding has added must not make the difference between two partitions' verdicts.
+    added = FORWARDING_BYTES if forwarded else 0
+    limit += added
     try:
-        envelope = _envelope(properties, payload, single, head, room)
+        envelope = _envelope(properties, payload, single, max(0, len(head) - added), room)
         id_text = envelope.id_text
     except BrokenContract as broken:
         reason, detail, id_text = broken.reason, broken.detail, broken.id_text
@@ -245,7 +310,6 @@ def _read_message(
     elif type(key) is not str:
         reason, detail = Reason.MALFORMED, "the partition key is not UTF-8"
     elif envelope is not None and len(head) + len(payload) + OUTCOME_BYTES <= limit:
-        forwarded = properties is not None and FORWARDED_FROM in properties
         event_id, expected = envelope.event_id, envelope.expected
         submission = Submission(
             key, event_id, id_text, expected, head, clashing, payload, source, index, forwarded, reply_to
@@ -297,14 +361,14 @@ def _with_attributes(single: SingleMessageMetadata, attributes: Mapping[str, str
 
 
 def _envelope(
-    properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata, head: bytes, room: _Room
+    properties: dict[str, str] | None, payload: bytes, single: SingleMessageMetadata, head_bytes: int, room: _Room
 ) -> Envelope:
     if not payload or single.null_value:
         raise BrokenContract("empty payload: compaction would take the event for a tombstone")
     if properties is not None and "id" in properties:
         return binary_envelope(properties)
     envelope = structured_envelope(payload, room.events)
-    if envelope.members and (refusal := room.refusal(len(envelope.members), head, payload)):
+    if envelope.members and (refusal := room.refusal(len(envelope.members), head_bytes, len(payload))):
         raise BrokenContract(refusal, envelope.id_text, Reason.TOO_LARGE)
     return envelope
 
@@ -332,7 +396,8 @@ def _fitted(flawed: Flawed, limit: int) -> Flawed:
         head=single.SerializeToString(),
         clashing=single if flawed.clashing else None,
         payload=b"",
-        source=flawed.source._replace(sealed=None),  # nobody could decrypt a payload that is not there
+        # Nobody could decrypt a payload that is not there, and how it was compressed nobody needs to know.
+        source=flawed.source._replace(sealed=None, compression=CompressionType.NONE),
     )
 
 
@@ -372,7 +437,17 @@ def _read_sealed(entry: Entry, source: Source, limit: int) -> Submission | Flawe
     head = single.SerializeToString()
     # The entry's whole metadata travels on, not only what is in the message's head.
     limit += len(head) - entry.metadata.ByteSize()
-    return _read_message(single, head, entry.payload, source._replace(sealed=entry.metadata), -1, limit, _Room())
+    read = _read_message(single, head, entry.payload, source._replace(sealed=entry.metadata), -1, limit, _Room())
+    if isinstance(read, Submission) and not _survives_compaction(entry.metadata):
+        detail = f"an uncompressed size of {entry.metadata.uncompressed_size}: compaction would take it for a tombstone"
+        return _flawed(read, Reason.MALFORMED, detail)
+    return read
+
+
+def _survives_compaction(metadata: MessageMetadata) -> bool:
+    """Of a message that is in no batch, compaction asks for the stated size, as a Java int, and drops the aggregate
+    where that is not above 0 (AbstractTwoPhaseCompactor of Pulsar 4)."""
+    return not metadata.HasField("uncompressed_size") or 0 < metadata.uncompressed_size < 2**31
 
 
 def _single_metadata(metadata: MessageMetadata, payload_bytes: int) -> SingleMessageMetadata:

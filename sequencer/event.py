@@ -373,6 +373,8 @@ def varint(number: int) -> bytes:
 
 def _property(name: str, value: str) -> bytes:
     """One serialized `KeyValue properties = 1` field, of SingleMessageMetadata."""
+    if value.isascii() and (size := len(name) + len(value) + 4) <= ONE_BYTE_MAX:
+        return f"\n{chr(size)}\n{chr(len(name))}{name}\x12{chr(len(value))}{value}".encode("ascii")
     key, text = name.encode(), value.encode()
     pair = b"\n%b%b\x12%b%b" % (varint(len(key)), key, varint(len(text)), text)
     return b"\n%b%b" % (varint(len(pair)), pair)
@@ -412,8 +414,7 @@ def with_accepted_properties(
         positions: of their entry, or of the entry of each.
     """
     digits = len(str(first_sequence))
-    shared = isinstance(positions, str)
-    if not shared or len(str(first_sequence + len(heads))) > digits or max(versions) >= len(_VERSION_PROPERTIES):
+    if len(str(first_sequence + len(heads))) > digits or max(versions) >= len(_VERSION_PROPERTIES):
         return [
             head + accepted_properties(id_text, version, sequence, f"{position}{index}")
             for head, id_text, version, sequence, position, index in zip(
@@ -421,30 +422,43 @@ def with_accepted_properties(
                 id_texts,
                 versions,
                 count(first_sequence),
-                repeat(positions) if shared else positions,
+                repeat(positions) if isinstance(positions, str) else positions,
                 batch_indexes,
                 strict=False,
             )
         ]
     sequence_begins = f"\n{chr(12 + digits)}\n\x08sequence\x12{chr(digits)}"
-    submission_begins = [
-        f"\n{chr(14 + size)}\n\nsubmission\x12{chr(size)}{positions}"
-        for size in range(len(positions), len(positions) + MAX_INDEX_DIGITS + 1)
-    ]
+    indexes = map(_INDEX_TEXTS.__getitem__, batch_indexes)
+    if isinstance(positions, str):
+        size = len(positions)
+        begins = [f"{begin}{positions}" for begin in _SUBMISSION_BEGINS[size : size + MAX_INDEX_DIGITS + 1]]
+        submissions = [f"{begins[len(index)]}{index}" for index in indexes]
+    else:
+        submissions = [
+            f"{_SUBMISSION_BEGINS[len(position) + len(index)]}{position}{index}"
+            for position, index in zip(positions, indexes, strict=True)
+        ]
     return [
         head
         + (
-            f"\n\x2a\n\x02id\x12\x24{id_text}{_VERSION_PROPERTIES[version]}"
-            f"{sequence_begins}{sequence}{submission_begins[len(index)]}{index}"
+            f"\n\x2a\n\x02id\x12\x24{id_text}{_VERSION_PROPERTIES[version]}{sequence_begins}{sequence}{submission}"
         ).encode("ascii")
-        for head, id_text, version, sequence, index in zip(
-            heads, id_texts, versions, count(first_sequence), map(_INDEX_TEXTS.__getitem__, batch_indexes), strict=False
+        for head, id_text, version, sequence, submission in zip(
+            heads, id_texts, versions, count(first_sequence), submissions, strict=False
         )
     ]
 
 
 MAX_INDEX_DIGITS = len(str(MAX_ENTRY_MESSAGES - 1))
-_INDEX_TEXTS = tuple(map(str, range(MAX_ENTRY_MESSAGES)))
+MAX_SUBMISSION_BYTES = 63
+"""Of `ledger:entry:partition:batch index`: at most 20, 20, 11 and MAX_INDEX_DIGITS characters, and the colons."""
+
+_INDEX_TEXTS = (*map(str, range(MAX_ENTRY_MESSAGES)), "-1")
+"""The last one by the index -1, that of a message which is in no batch."""
+_SUBMISSION_BEGINS = tuple(
+    f"\n{chr(14 + size)}\n\nsubmission\x12{chr(size)}" for size in range(MAX_SUBMISSION_BYTES + 1)
+)
+"""What stands before a submission, by its length."""
 _VERSION_PROPERTIES = tuple(
     f"\n{chr(11 + len(version))}\n\x07version\x12{chr(len(version))}{version}" for version in map(str, range(1_000))
 )

@@ -3,8 +3,9 @@
 A message is plain when it is one event, its metadata has a key, and of the properties that mean something here none
 but, in binary mode, the `id` and the `version`, before the application's own. None of those takes 128 bytes. Most
 submitted batches hold nothing else, and read by columns they cost half: what has to be asked of every message is asked
-of a whole column at once, by functions that loop in C. So do messages of a publisher that does not batch, in structured
-mode and without properties, which are an entry each: as many as have arrived are read like one batch.
+of a whole column at once, by functions that loop in C. Small batches that have arrived one after the other are read
+like one, and so are messages of a publisher that does not batch, in structured mode and without properties, which are
+an entry each.
 
 `entries.read_entry` is the rule for what a message means. Whatever is unusual about a batch, be it a property of the
 sequencer's, one list, one missing key or a byte too many, `read_plain` leaves all of it to `read_entry`; what it does
@@ -17,11 +18,13 @@ import re
 import struct
 from binascii import unhexlify
 from collections.abc import Sequence
+from itertools import chain, compress, repeat
 from operator import attrgetter
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from sequencer.event import (
     FORWARDED_FROM,
@@ -53,6 +56,9 @@ _NAME: Final = 0x0A
 _VALUE: Final = 0x12
 """What begins a property in serialized metadata, and in it its name and its value."""
 
+_GROUP: Final = 3
+"""What protobuf calls the type of a field that lasts until another one ends it."""
+
 _MEANINGFUL: Final = frozenset(name.encode() for name in OUTCOME_PROPERTIES | {REPLY_TO, FORWARDED_FROM})
 """Names of properties that say something to the sequencer, or that an outcome replaces. All others just travel on."""
 
@@ -76,7 +82,7 @@ _USUAL_VERSIONS: Final = {
 
 
 class PlainBatch(msgspec.Struct, frozen=True, gc=False):
-    """Plain submissions of one entry, or of entries with one message each: what `Submission` says, in columns."""
+    """Plain submissions of one entry, or of several that are alike: what `Submission` says, in columns."""
 
     source: Source
     batch_indexes: Sequence[int]
@@ -89,7 +95,7 @@ class PlainBatch(msgspec.Struct, frozen=True, gc=False):
     """`heads` without the properties that an outcome replaces."""
     payloads: Sequence[bytes]
     positions: Sequence[str] | None = None
-    """Where each was submitted, where that was an entry by itself: `source` is the first one's."""
+    """The entry of each, where that is not the same for all: `source` is the first one's."""
 
     def submission(self, row: int) -> Submission:
         """One of them by itself."""
@@ -107,20 +113,20 @@ class PlainBatch(msgspec.Struct, frozen=True, gc=False):
             reply_to=source.reply_to,
         )
 
-    def only(self, rows: Sequence[int]) -> PlainBatch:
-        """Some of them, in the order of `rows`."""
-        heads = [self.heads[row] for row in rows]
+    def only(self, chosen: Sequence[int]) -> PlainBatch:
+        """The rows whose place in `chosen` is not 0, in order."""
+        heads = list(compress(self.heads, chosen))
         return PlainBatch(
             self.source,
-            [self.batch_indexes[row] for row in rows],
-            [self.keys[row] for row in rows],
-            [self.id_texts[row] for row in rows],
-            [self.event_ids[row] for row in rows],
-            [self.expected[row] for row in rows],
+            list(compress(self.batch_indexes, chosen)),
+            list(compress(self.keys, chosen)),
+            list(compress(self.id_texts, chosen)),
+            list(compress(self.event_ids, chosen)),
+            list(compress(self.expected, chosen)),
             heads,
-            heads if self.bare_heads is self.heads else [self.bare_heads[row] for row in rows],
-            [self.payloads[row] for row in rows],
-            None if self.positions is None else [self.positions[row] for row in rows],
+            heads if self.bare_heads is self.heads else list(compress(self.bare_heads, chosen)),
+            list(compress(self.payloads, chosen)),
+            None if self.positions is None else list(compress(self.positions, chosen)),
         )
 
 
@@ -142,16 +148,19 @@ class _NotPlain(Exception):
     """Something is unusual. What, `read_entry` finds out."""
 
 
-def read_plain(entry: Entry, source: Source, max_message_bytes: int) -> PlainBatch | None:
-    """The messages of a submitted batch where all of them are plain, else None.
+def read_plain(
+    entries: Sequence[Entry], source: Source, positions: Sequence[str], max_message_bytes: int
+) -> PlainBatch | None:
+    """The messages of submitted batches where all of them are plain, else None.
 
     Args:
-        entry: one that may be opened.
-        source: of this entry.
+        entries: that may be opened, and whose sources differ in their position only.
+        source: of the first entry.
+        positions: of every entry, as in a `Source`.
         max_message_bytes: the broker's limit for metadata and payload of one message.
     """
     try:
-        return _read_batch(entry, source, max_message_bytes)
+        return _read_batches(entries, source, positions, max_message_bytes)
     except _UNUSUAL:
         return None
 
@@ -161,10 +170,7 @@ def read_plain_entries(
 ) -> PlainBatch | None:
     """The messages of submitted entries that are no batches, where all of them are plain, else None.
 
-    Args:
-        source: of the first entry.
-        positions: of every entry, as in a `Source`.
-        max_message_bytes: as in `read_plain`.
+    Args: as in `read_plain`.
     """
     try:
         return _read_entries(entries, source, positions, max_message_bytes)
@@ -185,14 +191,36 @@ _UNUSUAL = (
 )
 
 
-def _read_batch(entry: Entry, source: Source, max_message_bytes: int) -> PlainBatch:
-    metadata = entry.metadata
-    data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
-    # Not even one message that had all the bytes would be too large with its outcome.
-    if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
-        raise _NotPlain
-    is_binary = _ID_AND_VERSION.match(data, 4) or _VERSION_AND_ID.match(data, 4)
-    return (_read_binary if is_binary else _read_structured)(data, metadata.num_messages_in_batch, source)
+class _Opened(NamedTuple):
+    """Batches as they stand on the wire, and where their messages come from."""
+
+    batches: Sequence[tuple[bytes, int]]
+    """Their bytes, and how many messages these should be."""
+    source: Source
+    batch_indexes: Sequence[int]
+    positions: Sequence[str] | None
+
+
+def _read_batches(
+    entries: Sequence[Entry], source: Source, positions: Sequence[str], max_message_bytes: int
+) -> PlainBatch:
+    batches = []
+    for entry in entries:
+        metadata = entry.metadata
+        data = decompress(metadata.compression, entry.payload, metadata.uncompressed_size, MAX_ENTRY_BYTES)
+        # Not even one message that had all the bytes would be too large with its outcome.
+        if len(data) + OUTCOME_BYTES > max_message_bytes or len(data) < 5:
+            raise _NotPlain
+        batches.append((data, metadata.num_messages_in_batch))
+    if len(batches) == 1:
+        opened = _Opened(batches, source, range(batches[0][1]), None)
+    else:
+        counts = [count for _, count in batches]
+        indexes = list(chain.from_iterable(map(range, counts)))
+        opened = _Opened(batches, source, indexes, list(chain.from_iterable(map(repeat, positions, counts))))
+    first = batches[0][0]
+    is_binary = _ID_AND_VERSION.match(first, 4) or _VERSION_AND_ID.match(first, 4)
+    return _read_binary(opened) if is_binary else _read_structured(opened)
 
 
 def _read_entries(
@@ -218,29 +246,31 @@ def _read_entries(
     return _structured(source, [-1] * len(keys), keys, heads, payloads, positions)
 
 
-def _read_structured(data: bytes, count: int, source: Source) -> PlainBatch:
+def _read_structured(opened: _Opened) -> PlainBatch:
     keys: list[str] = []
     heads: list[bytes] = []
     payloads: list[bytes] = []
     view = PlainHead()
     parse, remarkable, unpack = view.ParseFromString, view.WhichOneof, _U32.unpack_from
-    position = 0
-    for _ in range(count):
-        start = position + 4
-        end = start + unpack(data, position)[0]
-        head = data[start:end]
-        parse(head[_end_of_own_properties(head) :] if head[0] == _PROPERTY else head)
-        size = view.payload_size
-        position = end + size
-        if size < 1 or remarkable("remarkable"):
+    for data, count in opened.batches:
+        position = 0
+        for _ in range(count):
+            start = position + 4
+            end = start + unpack(data, position)[0]
+            head = data[start:end]
+            parse(head[_end_of_own_properties(head) :] if head[0] == _PROPERTY else head)
+            size = view.payload_size
+            position = end + size
+            if size < 1 or remarkable("remarkable"):
+                raise _NotPlain
+            keys.append(view.partition_key)
+            heads.append(head)
+            payloads.append(data[end:position])
+        if position != len(data):
             raise _NotPlain
-        keys.append(view.partition_key)
-        heads.append(head)
-        payloads.append(data[end:position])
-    if position != len(data):
-        raise _NotPlain
     _check_keys(keys)
-    return _structured(source, range(count), keys, heads, payloads)
+    _check_heads(heads)
+    return _structured(opened.source, opened.batch_indexes, keys, heads, payloads, opened.positions)
 
 
 def _end_of_own_properties(head: bytes) -> int:
@@ -271,7 +301,7 @@ def _structured(
     keys: Sequence[str],
     heads: Sequence[bytes],
     payloads: Sequence[bytes],
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str] | None,
 ) -> PlainBatch:
     """What the payloads say of messages whose metadata says no more than these columns."""
     if not all(map(bytes.isascii, payloads)):
@@ -283,7 +313,7 @@ def _structured(
     return PlainBatch(source, batch_indexes, keys, ids, _uuids(ids), versions, heads, heads, payloads, positions)
 
 
-def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
+def _read_binary(opened: _Opened) -> PlainBatch:
     keys: list[str] = []
     ids: list[str] = []
     expected: list[int | None] = []
@@ -293,38 +323,41 @@ def _read_binary(data: bytes, count: int, source: Source) -> PlainBatch:
     view = PlainHead()
     parse, remarkable, unpack = view.ParseFromString, view.WhichOneof, _U32.unpack_from
     usual_version = _USUAL_VERSIONS.get
-    position = 0
-    for _ in range(count):
-        start = position + 4
-        end = start + unpack(data, position)[0]
-        head = data[start:end]
-        version: int | None = None
-        if len(head) > _DIGITS_BEGIN:
-            bare = _DIGITS_BEGIN + head[_DIGITS_BEGIN - 1]
-            version = usual_version(head[_ID_ENDS:bare])
-        if version is not None and head[: len(_ID_BEGINS)] == _ID_BEGINS:
-            event_id = head[len(_ID_BEGINS) : _ID_ENDS]
-        else:
-            event_id, version, bare = _id_and_version(head)
-        expected.append(version)
-        bare_head = head[bare:]
-        parse(bare_head[_end_of_own_properties(bare_head) :] if bare_head[0] == _PROPERTY else bare_head)
-        size = view.payload_size
-        position = end + size
-        if size < 1 or remarkable("remarkable"):
+    for data, count in opened.batches:
+        position = 0
+        for _ in range(count):
+            start = position + 4
+            end = start + unpack(data, position)[0]
+            head = data[start:end]
+            version: int | None = None
+            if len(head) > _DIGITS_BEGIN:
+                bare = _DIGITS_BEGIN + head[_DIGITS_BEGIN - 1]
+                version = usual_version(head[_ID_ENDS:bare])
+            if version is not None and head[: len(_ID_BEGINS)] == _ID_BEGINS:
+                event_id = head[len(_ID_BEGINS) : _ID_ENDS]
+            else:
+                event_id, version, bare = _id_and_version(head)
+            expected.append(version)
+            bare_head = head[bare:]
+            parse(bare_head[_end_of_own_properties(bare_head) :] if bare_head[0] == _PROPERTY else bare_head)
+            size = view.payload_size
+            position = end + size
+            if size < 1 or remarkable("remarkable"):
+                raise _NotPlain
+            keys.append(view.partition_key)
+            ids.append(event_id.decode())
+            heads.append(head)
+            bare_heads.append(bare_head)
+            payloads.append(data[end:position])
+        if position != len(data):
             raise _NotPlain
-        keys.append(view.partition_key)
-        ids.append(event_id.decode())
-        heads.append(head)
-        bare_heads.append(bare_head)
-        payloads.append(data[end:position])
-    if position != len(data):
-        raise _NotPlain
     _check_keys(keys)
+    _check_heads(bare_heads)
     versions = [version for version in expected if version is not None]
     if versions and not (min(versions) >= NO_AGGREGATE and max(versions) <= MAX_VERSION):
         raise _NotPlain
-    return PlainBatch(source, range(count), keys, ids, _uuids(ids), expected, heads, bare_heads, payloads)
+    source, indexes, positions = opened.source, opened.batch_indexes, opened.positions
+    return PlainBatch(source, indexes, keys, ids, _uuids(ids), expected, heads, bare_heads, payloads, positions)
 
 
 def _id_and_version(head: bytes) -> tuple[bytes, int | None, int]:
@@ -361,6 +394,22 @@ def _check_keys(keys: Sequence[str]) -> None:
     # What protobuf gives where a string on the wire is not UTF-8 is bytes.
     if set(map(type, keys)) != {str} or not all(keys) or max(map(len, keys)) * 4 > MAX_KEY_BYTES:
         raise _NotPlain
+
+
+def _check_heads(heads: Sequence[bytes]) -> None:
+    """No message's metadata may hold a group (see `entries.drop_groups`).
+
+    Serialized messages can be concatenated, so all of them are one message to be asked about.
+    """
+    if holds_unknown_group(PlainHead.FromString(b"".join(heads))):
+        raise _NotPlain
+
+
+def holds_unknown_group(message: Message) -> bool:
+    """Whether one of the fields that nobody knows is a group; what is inside of those that are known is not looked
+    at."""
+    unknown = UnknownFieldSet(message)
+    return any(unknown[place].wire_type == _GROUP for place in range(len(unknown)))
 
 
 def _uuids(texts: Sequence[str]) -> Sequence[bytes]:

@@ -209,8 +209,8 @@ def _accepted_runs(run: AcceptedRun, limit: int) -> Iterator[ReplyRun]:
         yield ReplyRun(run.batch.source.reply_to, data, len(rows))
         return
     for part in rows[:half], rows[half:]:
-        versions = run.versions[part.start : part.stop]
-        yield from _accepted_runs(AcceptedRun(run.batch.only(part), versions, run.sequence + part.start), limit)
+        batch, versions = run.batch.only([row in part for row in rows]), run.versions[part.start : part.stop]
+        yield from _accepted_runs(AcceptedRun(batch, versions, run.sequence + part.start), limit)
 
 
 def reply_entries(runs: Iterable[ReplyRun], max_message_bytes: int) -> Iterator[Output]:

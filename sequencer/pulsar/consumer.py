@@ -14,6 +14,7 @@ from sequencer.pulsar.errors import EndpointClosed, ProtocolViolation, PulsarErr
 from sequencer.pulsar.events import LastMessage
 from sequencer.pulsar.frames import Entry, MessageId, TxnId, messages_counted
 from sequencer.pulsar.ports import fail
+from sequencer.pulsar.pulsar_api_pb2 import CompressionType
 
 RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
 """What one consumer aims to hold, delivered or allowed to be, of what has not been taken yet."""
@@ -36,6 +37,9 @@ MIN_PERMITS = 10
 ENTRY_OVERHEAD_BYTES = 1024
 """What an entry is taken to cost beyond its bytes, so that empty ones are bounded too."""
 
+MIN_MESSAGE_BYTES = 4
+"""What a message of a batch takes at least: the size of its metadata."""
+
 SIZE_DECAY = 1 / 64
 """How fast the assumed message size follows smaller messages; it follows larger ones at once."""
 
@@ -43,9 +47,10 @@ SIZE_DECAY = 1 / 64
 class _Held(NamedTuple):
     entry: Entry
     messages: int
+    """As many as it says, and as can be in it."""
     size_bytes: int
     content_bytes: int
-    """Of its payload, once decompressed."""
+    """Of its metadata, and of its payload once decompressed."""
 
 
 class Consumer:
@@ -101,7 +106,7 @@ class Consumer:
 
         Args:
             max_messages: messages in all entries together.
-            max_bytes: bytes of all payloads together, once decompressed.
+            max_bytes: bytes of all entries together, once decompressed.
 
         Raises:
             PulsarError: why the consumer has ended; entries that were not taken are gone.
@@ -140,7 +145,7 @@ class Consumer:
 
         Args:
             messages: in all entries together, or
-            content_bytes: of all payloads together, once decompressed.
+            content_bytes: of all entries together, once decompressed.
         """
         assert self._filled is None, "somebody else is already waiting in filled()"
         self.start()
@@ -257,7 +262,9 @@ class Consumer:
             self._message_bytes = per_message
         else:
             self._message_bytes += (per_message - self._message_bytes) * SIZE_DECAY
-        content_bytes = max(len(entry.payload), entry.metadata.uncompressed_size)
+        content_bytes = metadata_bytes + _opened_bytes(entry)
+        # Nobody's claim may make a transaction of its own out of a small entry.
+        messages = min(messages, content_bytes // MIN_MESSAGE_BYTES + 1)
         self._held.append(_Held(entry, messages, size_bytes, content_bytes))
         self._held_bytes += size_bytes
         self._held_messages += messages
@@ -320,6 +327,15 @@ class Consumer:
         self._wake()
         if not self.lost.done():
             self.lost.set_result(reason)
+
+
+def _opened_bytes(entry: Entry) -> int:
+    """What the payload is once it is opened. How large it is inside says its metadata, which is believed only where it
+    will be opened to that size."""
+    metadata, size = entry.metadata, len(entry.payload)
+    if entry.damage or metadata.encryption_keys or metadata.compression == CompressionType.NONE:
+        return size
+    return max(size, metadata.uncompressed_size)
 
 
 def _as_int32(number: int) -> int:

@@ -312,16 +312,19 @@ class Sent(NamedTuple):
     changed: list[Change]
     lies: dict[str, Any]
     sealed: bool
-    alone: bool
-    """Whether the publisher does not batch."""
+    an_entry: int | None
+    """Messages of a batch; None: all are in one; 0: the publisher does not batch."""
 
     def entries(self, position: int, tails: dict[str, int]) -> list[Entry]:
         """As delivered; `tails` follow, as far as everything becomes what it looks like."""
         messages = self._messages(tails)
-        if not self.alone:
-            return [self._batch(messages, position)]
-        alone = [self._alone(*one) for one in messages]
-        return [entry._replace(message_id=POSITION._replace(entry=position + n)) for n, entry in enumerate(alone)]
+        if self.an_entry is None:
+            entries = [self._batch(messages)]
+        elif self.an_entry:
+            entries = [self._batch(messages[n : n + self.an_entry]) for n in range(0, len(messages), self.an_entry)]
+        else:
+            entries = [self._alone(*one) for one in messages]
+        return [entry._replace(message_id=POSITION._replace(entry=position + n)) for n, entry in enumerate(entries)]
 
     def _messages(self, tails: dict[str, int]) -> list[Message]:
         messages = []
@@ -355,7 +358,7 @@ class Sent(NamedTuple):
         entry = stored(metadata, compress(self.kind, payload))
         return encrypted(entry) if self.sealed else entry
 
-    def _batch(self, messages: list[Message], position: int) -> Entry:
+    def _batch(self, messages: list[Message]) -> Entry:
         data = batch(messages).payload
         for change in self.changed:
             data = change(data)
@@ -367,7 +370,7 @@ class Sent(NamedTuple):
         metadata.MergeFromString(self.properties)
         for name, value in self.lies.items():
             setattr(metadata, name, value)
-        entry = stored(metadata, compress(self.kind, data), POSITION._replace(entry=position))
+        entry = stored(metadata, compress(self.kind, data))
         return encrypted(entry) if self.sealed else entry
 
 
@@ -385,7 +388,7 @@ def sent(batches: Batch) -> st.SearchStrategy[Sent]:
         seldom(st.lists(changes, min_size=1, max_size=3), []),
         seldom(HOSTILE, {}),
         st.integers(0, 20).map(lambda n: n == 20),
-        st.integers(0, 2).map(lambda n: n == 2),
+        st.sampled_from([None, None, 0, 1, 2]),
     )
 
 
@@ -517,16 +520,16 @@ def note(read: Round, decided: Decided) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(ALL_RIGHT | PLAIN, st.sampled_from(Compression), st.sampled_from([b"", b"v1"]))
+@given(ALL_RIGHT | PLAIN, st.sampled_from(Compression), st.sampled_from([b"", b"v1"]), st.sampled_from([None, 1, 2]))
 def test_what_official_clients_send_is_read_by_columns(
-    asked: list[Asked], kind: Compression, schema_version: bytes
+    asked: list[Asked], kind: Compression, schema_version: bytes, an_entry: int | None
 ) -> None:
     """In either mode, with and without an expected version, with properties of the application's own, and with all
-    that they add by themselves."""
+    that they add by themselves; in one batch, or in small ones, which are read together."""
     keys = [key for key in KEYS if len(key) <= 256]
     for one in asked:
         one.key = one.key if one.key in keys else keys[0]
-    read = read_submitted(Sent(asked, kind, schema_version, b"", [], {}, False, False).entries(0, {}), LIMIT)
+    read = read_submitted(Sent(asked, kind, schema_version, b"", [], {}, False, an_entry).entries(0, {}), LIMIT)
     assert [type(one) for one in read] == [PlainBatch]
 
 
@@ -540,5 +543,5 @@ def test_what_official_clients_send_without_batching_is_read_by_columns(
     for one in asked:
         one.key = one.key if one.key in keys else keys[0]
         one.binary, one.fields, one.own = False, {}, {}
-    read = read_submitted(Sent(asked, Compression.NONE, schema_version, b"", [], {}, False, True).entries(0, {}), LIMIT)
+    read = read_submitted(Sent(asked, Compression.NONE, schema_version, b"", [], {}, False, 0).entries(0, {}), LIMIT)
     assert [type(one) for one in read] == [PlainBatch]

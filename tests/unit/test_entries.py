@@ -8,13 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
 
-from sequencer.entries import MAX_SCHEMA_VERSION_BYTES, ForeignWriter, StoredEvent, portions, read_events
+from sequencer.entries import (
+    LIST_BYTES,
+    MAX_LIST_GROWTH,
+    MAX_SCHEMA_VERSION_BYTES,
+    ForeignWriter,
+    StoredEvent,
+    drop_groups,
+    portions,
+    read_events,
+)
 from sequencer.event import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_MESSAGES,
     MAX_KEY_BYTES,
     MAX_LISTED_BYTES,
+    MAX_REPLY_TO_BYTES,
     OUTCOME_BYTES,
     PRIMING,
     Accepted,
@@ -25,7 +36,8 @@ from sequencer.event import (
     Source,
     Submission,
 )
-from sequencer.packing import SENDERS_OWN_FIELDS, accepted_messages, pack
+from sequencer.packing import SENDERS_OWN_FIELDS, Output, accepted_messages, forwarded_message, pack, rejected_message
+from sequencer.plain import holds_unknown_group
 from sequencer.pulsar.batches import Compression
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import MessageMetadata, SingleMessageMetadata
@@ -219,16 +231,31 @@ def test_more_events_than_an_entry_may_hold_leave_the_lists_that_fit() -> None:
 
 def test_lists_do_not_multiply_their_properties_without_end() -> None:
     """Every event of a list gets the message's properties: a few more of them, and a small entry is a large one."""
-    payload, properties = several(*(f"event {n}" for n in range(1000))), {"mine": "x" * 12_000}
-    read = read_all(batch([message(payload, properties=properties)] * 4 + [message(payload)]), MAX_MESSAGE_BYTES)
+    payload, properties = several(*(f"event {n}" for n in range(15))), {"mine": "x" * 250_000}
+    one = message(payload, properties=properties)
+    fitting = MAX_LISTED_BYTES // (15 * len(one[0]) + len(payload))
+    entry = batch([one] * (fitting + 2) + [message(payload)], compression=Compression.LZ4)
+    read = read_all(entry, MAX_MESSAGE_BYTES)
     reasons = [one.reason if isinstance(one, Flawed) else len(one.several or "1") for one in read]
-    assert reasons == [1000] * 2 + [Reason.TOO_LARGE] * 2 + [1000]
-    late = read[2]
+    assert reasons == [15] * fitting + [Reason.TOO_LARGE] * 2 + [15]
+    late = read[fitting]
     assert isinstance(late, Flawed)
     assert (late.payload, late.id_text) == (payload, ID)
     assert f"of {MAX_LISTED_BYTES} are left" in late.detail
-    again = read_all(batch([message(payload, properties=properties)] * 4 + [message(payload)]), 2**31)
+    again = read_all(entry, 2**31)
     assert [type(one) for one in again] == [type(one) for one in read], "whatever the limit of whoever reads it"
+
+
+def test_a_list_grows_to_a_multiple_of_itself_at_the_most() -> None:
+    """Many small entries, each with a list that grows to as much as an entry's lists may, would be one transaction."""
+    payload = several(*(f"event {n}" for n in range(100)))
+    free = (LIST_BYTES - len(payload)) // 100 - len(message(payload, properties={"mine": ""})[0]) - 8
+    assert submission(batch([message(payload, properties={"mine": "x" * free})])).several
+    read = flawed(batch([message(payload, properties={"mine": "x" * (free + 20)})]))
+    assert (read.reason, read.id_text, read.payload) == (Reason.TOO_LARGE, ID, payload)
+    assert f"more than {MAX_LIST_GROWTH} times its own" in read.detail
+    large = several(*("e" * 2000 for n in range(1)), *(f"{n}" + "e" * 2000 for n in range(99)))
+    assert submission(batch([message(large, properties={"mine": "x" * (free + 20)})])).several, "its own size counts"
 
 
 def test_an_event_that_grows_too_large_with_its_attributes() -> None:
@@ -504,7 +531,7 @@ def test_a_size_that_is_stated_wrongly_without_compression_does_no_harm() -> Non
 
 def test_an_encrypted_message_is_judged_by_its_properties_and_travels_on_unopened() -> None:
     entry = sealed_entry(sequence="mine", trace="1")
-    entry.metadata.uncompressed_size = 2**32 - 1  # whatever is inside
+    entry.metadata.uncompressed_size = 2**31 - 1  # whatever is inside
     entry.metadata.txnid_most_bits = 9
     read = submission(entry)
     assert (read.id_text, read.expected, read.payload) == (ID, 3, entry.payload)
@@ -521,6 +548,27 @@ def test_an_encrypted_message_is_judged_by_its_properties_and_travels_on_unopene
         assert getattr(sent, name) == getattr(entry.metadata, name)
     (back,) = read_events(delivered(output))
     assert (back.key, back.version, back.sequence) == (KEY, 4, 17)
+
+
+@pytest.mark.parametrize("size", [0, 2**31, 2**32 - 1])
+def test_an_encrypted_message_that_compaction_would_take_for_a_tombstone(size: int) -> None:
+    """It asks for the stated size, a Java int, of what it cannot open: its aggregate would begin anew."""
+    entry = sealed_entry()
+    entry.metadata.uncompressed_size = size
+    read = flawed(entry)
+    assert (read.reason, read.id_text, read.payload) == (Reason.MALFORMED, ID, entry.payload)
+    assert f"size of {size}: compaction" in read.detail
+    (output,) = pack([rejection(read)], MAX_MESSAGE_BYTES)
+    assert MessageMetadata.FromString(output.metadata).encryption_keys, "whoever has the key can look at it"
+
+
+@pytest.mark.parametrize("size", [None, 1, 2**31 - 1])
+def test_an_encrypted_message_that_compaction_would_keep(size: int | None) -> None:
+    entry = sealed_entry()
+    entry.metadata.ClearField("uncompressed_size")
+    if size is not None:
+        entry.metadata.uncompressed_size = size
+    assert submission(entry).id_text == ID
 
 
 def test_an_encrypted_message_with_a_bad_version_stays_encrypted() -> None:
@@ -613,6 +661,91 @@ def test_a_too_large_encrypted_message_is_rejected_in_the_open() -> None:
     assert (metadata.partition_key, {f.key: f.value for f in metadata.properties}["trace"]) == (KEY, "1")
 
 
+@pytest.mark.parametrize("count", [None, 2], ids=["message", "batch"])
+def test_a_too_large_encrypted_entry_of_an_unknown_compression_is_rejected_like_any(count: int | None) -> None:
+    entry = sealed_entry()._replace(payload=b"s" * (MAX_MESSAGE_BYTES - 100))
+    entry.metadata.compression = 9
+    if count is not None:
+        entry.metadata.num_messages_in_batch = count
+    (output,) = pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES)
+    ((metadata, payload),) = opened(output)
+    assert (metadata.partition_key, payload) == (KEY, b"")
+
+
+# --- reading: fields that nobody knows ---
+
+
+GROUP, NUMBER = b"\x7b\x7c", b"\x78\x01"
+PROPERTY = b"\x0a\x01a\x12\x01b"
+
+
+def a_property_with(field: bytes, tag: bytes) -> bytes:
+    return tag + bytes([len(PROPERTY + field)]) + PROPERTY + field
+
+
+def of_a_batch(head: bytes) -> Entry:
+    return batch([(message(GOOD)[0] + head, GOOD), message(GOOD)])
+
+
+def of_an_entry(entry: Entry, more: bytes) -> Entry:
+    entry.metadata.MergeFromString(more)
+    return entry
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param(of_a_batch, id="in a batch"),
+        pytest.param(lambda field: of_a_batch(a_property_with(field, b"\x0a")), id="in a property in a batch"),
+        pytest.param(lambda field: of_an_entry(single(GOOD), field), id="in an entry"),
+        pytest.param(lambda field: of_an_entry(batch([message(GOOD)]), field), id="in a batch's own metadata"),
+        pytest.param(
+            lambda field: of_an_entry(single(GOOD), a_property_with(field, b"\x22")), id="in a property of an entry"
+        ),
+        pytest.param(lambda field: of_an_entry(sealed_entry(), field), id="in an encrypted entry"),
+        pytest.param(
+            lambda field: of_an_entry(sealed_entry(), a_property_with(field, b"\x22")),
+            id="in a property of an encrypted entry",
+        ),
+    ],
+)
+def test_no_outcome_holds_a_group(hide: Callable[[bytes], Entry]) -> None:
+    """A broker could not compact `events` any more, nor a Java consumer read the entry."""
+    for read in read_all(hide(NUMBER + GROUP), MAX_MESSAGE_BYTES):
+        assert isinstance(read, Submission)
+        check_no_group(*pack([accepted_messages(Accepted(read, 4, 17))], MAX_MESSAGE_BYTES))
+        check_no_group(*pack([rejected_message(Rejected(read, Reason.WRONG_EXPECTED_VERSION))], MAX_MESSAGE_BYTES))
+        check_no_group(*pack([forwarded_message(Forwarded(read, 1))], MAX_MESSAGE_BYTES))
+
+
+def test_nor_does_what_is_said_of_an_entry_that_stays_closed() -> None:
+    for entry in (single(GOOD, num_chunks_from_msg=2), encrypted(batch([message(GOOD)])), single(b"?")):
+        of_an_entry(entry, GROUP + a_property_with(GROUP, b"\x22"))
+        check_no_group(*pack([rejection(flawed(entry))], MAX_MESSAGE_BYTES))
+
+
+@pytest.mark.parametrize("place", [GROUP, a_property_with(GROUP, b"\x0a")])
+def test_a_group_is_seen_wherever_it_stands(place: bytes) -> None:
+    head = message(GOOD)[0] + place + NUMBER
+    single = SingleMessageMetadata.FromString(head)
+    assert drop_groups(single, head)
+    assert not holds_group(single)
+    other = SingleMessageMetadata.FromString(message(GOOD)[0] + NUMBER)
+    assert not drop_groups(other, other.SerializeToString())
+    assert len(UnknownFieldSet(other)) == 1, "it stays"
+
+
+def check_no_group(output: Output) -> None:
+    metadata = MessageMetadata.FromString(output.metadata)
+    assert not holds_group(metadata)
+    if not metadata.encryption_keys:
+        assert not any(holds_group(head) for head, _ in opened(output))
+
+
+def holds_group(metadata: MessageMetadata | SingleMessageMetadata) -> bool:
+    return any(holds_unknown_group(one) for one in (metadata, *metadata.properties))
+
+
 # --- reading: sizes ---
 
 
@@ -657,6 +790,39 @@ def test_a_20_mib_json_that_was_compressed_to_1_mib_is_too_large() -> None:
     assert (read.reason, read.id_text, read.payload) == (Reason.TOO_LARGE, ID, b"")
     after = read_one(single(GOOD))
     assert isinstance(after, Submission), "and the partition goes on"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_fits_where_it_was_submitted_fits_where_it_is_forwarded_to(listed: bool) -> None:
+    def sized(size: int) -> Entry:
+        payload = several("one", data="x" * size) if listed else structured(data="x" * size)
+        entry = batch([message(payload)])
+        entry.metadata.properties.add(key="reply_to", value="t" * MAX_REPLY_TO_BYTES)
+        return entry
+
+    room = 4 * MIB
+    room += MAX_MESSAGE_BYTES - OUTCOME_BYTES - len(submission(sized(room)).payload) - len(submission(sized(room)).head)
+    assert flawed(sized(room + 1)).reason == Reason.TOO_LARGE
+    (copy,) = pack([forwarded_message(Forwarded(submission(sized(room)), 1))], MAX_MESSAGE_BYTES)
+    assert len(copy.metadata) + len(copy.payload) <= MAX_MESSAGE_BYTES - 256, "the producer adds its own fields"
+    arrived = submission(delivered(copy, MessageId(2**63, 2**63, 2**31 - 1)))
+    for outcome in (
+        accepted_messages(Accepted(arrived, 2**53, 2**60)),
+        rejected_message(
+            Rejected(arrived, Reason.WRONG_EXPECTED_VERSION, "x" * 1000, 2**53, 2**53, 2**53, 2**53, 2**60)
+        ),
+    ):
+        (output,) = pack([outcome], MAX_MESSAGE_BYTES)
+        assert len(output.metadata) + len(output.payload) <= MAX_MESSAGE_BYTES - 256
+
+
+def test_a_list_that_may_grow_so_far_may_where_it_is_forwarded_to() -> None:
+    payload = several(*(f"event {n}" for n in range(100)))
+    free = (LIST_BYTES - len(payload)) // 100 - len(message(payload, properties={"mine": ""})[0]) - 8
+    entry = batch([message(payload, properties={"mine": "x" * free})])
+    entry.metadata.properties.add(key="reply_to", value="t" * MAX_REPLY_TO_BYTES)
+    (copy,) = pack([forwarded_message(Forwarded(submission(entry), 1))], MAX_MESSAGE_BYTES)
+    assert submission(delivered(copy)).several
 
 
 def test_a_closed_entry_that_does_not_fit_with_its_outcome() -> None:

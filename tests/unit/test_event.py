@@ -330,8 +330,9 @@ def test_a_detail_is_cut_to_what_an_outcome_may_add(detail: str) -> None:
     assert len(serialized) < OUTCOME_BYTES / 2, "the rest is for the metadata of a batch of one"
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 300, 16_383, 16_384, 100_000])
-def test_a_property_is_written_as_protobuf_writes_it(size: int) -> None:
+@pytest.mark.parametrize("character", ["x", "ü"])
+@pytest.mark.parametrize("size", [0, 1, 100, 113, 114, 115, 127, 128, 300, 16_383, 16_384, 100_000])
+def test_a_property_is_written_as_protobuf_writes_it(size: int, character: str) -> None:
     single = SingleMessageMetadata()
-    single.properties.add(key=REPLY_TO, value="ü" * (size // 2) + "x" * (size % 2))
+    single.properties.add(key=REPLY_TO, value=character * (size // len(character.encode())) + "x" * (size % 2))
     assert reply_property(single.properties[0].value) == single.SerializePartialToString()

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from sequencer.decide import Overlay
-from sequencer.entries import read_entry, read_submitted
+from sequencer.entries import SMALL_BATCH_BYTES, read_entry, read_submitted
 from sequencer.event import (
     MAX_KEY_BYTES,
     MAX_VERSION,
     OUTCOME_BYTES,
     OUTCOME_PROPERTIES,
     Accepted,
+    Flawed,
     Forwarded,
     Reason,
     Rejected,
@@ -98,10 +99,10 @@ def test_the_order_of_the_properties_is_the_applications() -> None:
 def test_some_rows_of_a_batch() -> None:
     for mode in ({}, BINARY):
         plain = read(batch([message(structured(event_id(f"{n}"), n), f"key {n}", mode) for n in range(5)]))
-        some = plain.only([3, 1])
-        assert list(some.batch_indexes) == [3, 1]
-        assert [some.submission(row) for row in (0, 1)] == [plain.submission(row) for row in (3, 1)]
-        assert [plain.heads[3], plain.bare_heads[3]] == [some.heads[0], some.bare_heads[0]]
+        some = plain.only([False, True, False, True, False])
+        assert list(some.batch_indexes) == [1, 3]
+        assert [some.submission(row) for row in (0, 1)] == [plain.submission(row) for row in (1, 3)]
+        assert [plain.heads[3], plain.bare_heads[3]] == [some.heads[1], some.bare_heads[1]]
 
 
 def test_a_run_tells_what_each_of_its_messages_became() -> None:
@@ -338,6 +339,100 @@ def test_a_batch_that_might_hold_too_large_a_message_is_read_one_by_one() -> Non
     refused(entry, room - 1)
 
 
+# --- small batches in a row ---
+
+
+def small(*batches: Sequence[Message], **fields: Any) -> list[Entry]:
+    """Batches, one entry after the other."""
+    return [batch(one, **fields)._replace(message_id=MessageId(7, n, 0)) for n, one in enumerate(batches, 3)]
+
+
+def row_by_row(entries: Sequence[Entry], limit: int = MAX_MESSAGE_BYTES) -> list[Submission | Flawed]:
+    return [one for entry in entries for one in read_entry(entry, limit)]
+
+
+def sizes(entries: Sequence[Entry], limit: int = MAX_MESSAGE_BYTES) -> list[int]:
+    """How many messages stand in the columns that entries are read as; 0 for one that is read by itself."""
+    read = read_submitted(entries, limit)
+    assert list(each(read)) == row_by_row(entries, limit)
+    return [len(one.keys) if isinstance(one, PlainBatch) else 0 for one in read]
+
+
+@pytest.mark.parametrize("mode", [{}, BINARY], ids=["structured", "binary"])
+@pytest.mark.parametrize("compression", list(Compression))
+def test_the_columns_of_small_batches(mode: Properties, compression: int) -> None:
+    first, second = message(GOOD, "a", mode), message(GOOD, "b", mode)
+    entries = small([first], [first, second, first], [second], compression=compression, schema_version=b"v1")
+    (plain,) = read_submitted(entries, MAX_MESSAGE_BYTES)
+    assert isinstance(plain, PlainBatch)
+    assert plain.source == Source("7:3:0:", compression, b"v1", None)
+    assert (plain.keys, plain.batch_indexes) == (["a", "a", "b", "a", "b"], [0, 0, 1, 2, 0])
+    assert plain.positions == ["7:3:0:", "7:4:0:", "7:4:0:", "7:4:0:", "7:5:0:"]
+    assert list(each([plain])) == row_by_row(entries)
+
+
+def test_a_large_batch_is_read_by_itself() -> None:
+    def sized(data_bytes: int) -> list[Message]:
+        return [message(structured(event_id("good"), "x" * data_bytes))]
+
+    one = [message(GOOD)]
+    room = 20_000 + SMALL_BATCH_BYTES - len(batch(sized(20_000)).payload)
+    largest, too_large = sized(room), sized(room + 1)
+    assert len(batch(largest).payload) == SMALL_BATCH_BYTES
+    assert sizes(small(one, largest, one)) == [3]
+    assert sizes(small(one, too_large, one)) == [1, 1, 1]
+    assert sizes(small(one, too_large, one, compression=Compression.ZSTD)) == [1, 1, 1], "once it is decompressed"
+
+
+@pytest.mark.parametrize("fields", [{"compression": Compression.LZ4}, {"schema_version": b"v1"}, {}])
+def test_small_batches_that_differ_are_not_read_together(fields: Mapping[str, Any]) -> None:
+    one = [message(GOOD)]
+    others = small(one, one, **fields)
+    for entry in others if not fields else ():
+        entry.metadata.properties.add(key="reply_to", value=REPLY_TO)
+    assert sizes([*small(one, one), *others, *small(one)]) == [2, 2, 1]
+
+
+def test_what_is_odd_about_one_small_batch_is_no_matter_to_the_others() -> None:
+    good, odd = [message(GOOD)] * 2, [message(GOOD), message(listed("1", "2"))]
+    assert sizes(small(good, odd, good, [message(GOOD, properties=BINARY)])) == [2, 0, 0, 2, 1]
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (0, 4), (4, 0)])
+def test_a_batch_that_holds_another_number_than_it_says_is_not_mended_by_its_neighbour(counts: Sequence[int]) -> None:
+    good = [message(GOOD)] * 2
+    entries = [
+        one._replace(message_id=MessageId(7, n, 0)) for n, one in enumerate(batch(good, count=n) for n in counts)
+    ]
+    assert PlainBatch not in set(map(type, read_submitted(entries, MAX_MESSAGE_BYTES)))
+    assert read_submitted(entries, MAX_MESSAGE_BYTES) == row_by_row(entries)
+
+
+@pytest.mark.parametrize(
+    "odd", [encrypted(batch([message(GOOD)])), batch([message(GOOD)])._replace(damage="checksum mismatch")]
+)
+def test_a_closed_entry_stays_closed_between_small_batches(odd: Entry) -> None:
+    good = [message(GOOD)]
+    entries = [*small(good, good), odd, *small(good)]
+    assert sizes(entries) == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_each_outcome_names_its_own_place_in_its_own_batch(binary: bool) -> None:
+    def expecting(version: int) -> Message:
+        return message(structured(version=version), "a", {"id": ID, "version": str(version)} if binary else {})
+
+    overlay = Overlay(Index(), partition=0, partitions=1, next_sequence=7)
+    right, wrong, last = map(expecting, (4, 9, 5))
+    outcomes = overlay.decide(read_submitted(small([right, wrong], [wrong, last]), MAX_MESSAGE_BYTES)).outcomes
+    accepted, *rejected = outcomes
+    assert isinstance(accepted, AcceptedRun)
+    heads = accepted_messages(accepted).heads
+    assert [properties_of(head)["submission"] for head in heads] == ["7:3:0:0", "7:4:0:1"]
+    rejections = [rejected_message(one).heads[0] for one in rejected if isinstance(one, Rejected)]
+    assert [properties_of(head)["submission"] for head in rejections] == ["7:3:0:1", "7:4:0:0"]
+
+
 # --- messages that are no batch ---
 
 
@@ -363,8 +458,7 @@ def test_the_columns_of_messages_that_are_no_batch() -> None:
 
 def test_batches_stand_between_messages_that_are_none() -> None:
     entries = [*alone(GOOD, GOOD), batch([message(GOOD)]), batch([message(GOOD), message(GOOD)]), *alone(GOOD)]
-    read = read_submitted(entries, MAX_MESSAGE_BYTES)
-    assert [len(one.keys) for one in read if isinstance(one, PlainBatch)] == [2, 1, 2, 1]
+    assert sizes(entries) == [2, 3, 1]
 
 
 ODD_ALONE: Mapping[str, list[Entry]] = {

@@ -14,7 +14,7 @@ from sequencer.pulsar.connection import Connection
 from sequencer.pulsar.consumer import MAX_PERMITS, MIN_PERMITS, RECEIVE_BUFFER_BYTES, Consumer
 from sequencer.pulsar.errors import ConnectionLost, ProtocolViolation, PulsarError
 from sequencer.pulsar.frames import Entry, MessageId
-from sequencer.pulsar.pulsar_api_pb2 import BaseCommand, MessageMetadata
+from sequencer.pulsar.pulsar_api_pb2 import BaseCommand, CompressionType, MessageMetadata
 
 MIB = 1 << 20
 
@@ -305,21 +305,21 @@ def test_the_end_of_a_consumer_wakes_its_taker() -> None:
     run(story())
 
 
-@pytest.mark.parametrize(("messages", "content_bytes"), [(3, 1 << 40), (1_000_000, 30)])
+@pytest.mark.parametrize(("messages", "content_bytes"), [(3, 1 << 40), (1_000_000, 3000)])
 def test_filled_waits_until_enough_has_arrived_that_is_not_taken(messages: int, content_bytes: int) -> None:
     async def story() -> None:
         broker = Broker()
         filled = asyncio.create_task(broker.consumer.filled(messages=messages, content_bytes=content_bytes))
         await asyncio.sleep(0)
         assert broker.permits > 0, "what has not arrived must be allowed to"
-        broker.deliver(bytes(10))
-        broker.deliver(bytes(10))
+        broker.deliver(bytes(1000))
+        broker.deliver(bytes(1000))
         assert len(await broker.take_all()) == 2
         for _ in range(2):
-            broker.deliver(bytes(10))
+            broker.deliver(bytes(1000))
             await asyncio.sleep(0)
             assert not filled.done(), "what was taken counts"
-        broker.deliver(bytes(10))
+        broker.deliver(bytes(1000))
         await filled
         await broker.consumer.filled(messages=messages, content_bytes=content_bytes)  # at once: nothing was taken
         assert len(await broker.take_all()) == 3
@@ -346,12 +346,50 @@ def test_filled_ends_with_the_consumer_and_may_be_given_up() -> None:
     run(story())
 
 
+def told(size: int, compression: int = CompressionType.LZ4, count: int | None = None) -> MessageMetadata:
+    """What a publisher says of an entry."""
+    said = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, uncompressed_size=size)
+    said.compression = compression
+    if count is not None:
+        said.num_messages_in_batch = count
+    return said
+
+
 def test_filled_counts_what_is_compressed_by_what_it_becomes() -> None:
     async def story() -> None:
         broker = Broker()
-        metadata = MessageMetadata(producer_name="p", sequence_id=1, publish_time=1, uncompressed_size=1000)
         broker.consumer.start()
-        broker.consumer.on_entry(Entry(MessageId(1, 1), metadata, b"small", 0, (), ""), 0)
+        broker.consumer.on_entry(Entry(MessageId(1, 1), told(1000), b"small", 0, (), ""), 0)
         await broker.consumer.filled(messages=10, content_bytes=1000)
+
+    run(story())
+
+
+def test_what_is_said_of_an_entry_makes_it_no_larger_than_it_can_be() -> None:
+    """Each would be a transaction of its own otherwise, and a few hundred a second all that a partition can do."""
+    closed = told(2**32 - 1)
+    closed.encryption_keys.add(key="ours", value=b"wrapped key")
+    claims = [told(2**32 - 1, CompressionType.NONE), closed, told(5, CompressionType.NONE, 2**31 - 1)]
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for number in range(30):
+            broker.consumer.on_entry(Entry(MessageId(1, number), claims[number % 3], b"small", 0, (), ""), 0)
+        assert len(await broker.consumer.take(max_messages=8_000, max_bytes=1 << 20)) == 30
+
+    run(story())
+
+
+def test_metadata_is_as_much_of_an_entry_as_its_payload() -> None:
+    large = told(5, CompressionType.NONE)
+    large.properties.add(key="mine", value="x" * 1000)
+
+    async def story() -> None:
+        broker = Broker()
+        broker.consumer.start()
+        for number in range(3):
+            broker.consumer.on_entry(Entry(MessageId(1, number), large, b"small", 0, (), ""), 0)
+        assert len(await broker.consumer.take(max_messages=10, max_bytes=2_500)) == 2
 
     run(story())
