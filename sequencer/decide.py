@@ -46,6 +46,8 @@ class AcceptedIds:
         self.event_ids: list[bytes] = []
         self.keys: list[str] = []
         self.versions: list[int] = []
+        self._seen: set[bytes] = set()
+        self._looked_through = 0
         self._places: dict[tuple[bytes, str], int] = {}
         self._placed = 0
 
@@ -55,13 +57,22 @@ class AcceptedIds:
         self.keys += batch.keys[first_row:end_row]
 
     def find(self, event_id: bytes, key: str) -> tuple[int, int] | None:
-        """Version and sequence of the aggregate's latest event with this id. Prepared at the first call: most batches
-        hold nothing that could be a duplicate, and are never asked."""
-        places, placed, known = self._places, self._placed, len(self.keys)
-        if placed < known:
-            rows = zip(self.event_ids[placed:], self.keys[placed:], strict=True)
-            places.update(zip(rows, range(placed, known), strict=True))
-            self._placed = known
+        """Version and sequence of the aggregate's latest event with this id.
+
+        Prepared at the first call: most batches hold nothing that could be a duplicate, and are never asked. Of those
+        that are asked most do not know the id, and a set says so: the places are thousands of tuples more, for which
+        everything else that is in the processor's cache must go.
+        """
+        event_ids, seen, places = self.event_ids, self._seen, self._places
+        if self._looked_through < len(event_ids):
+            seen.update(event_ids[self._looked_through :])
+            self._looked_through = len(event_ids)
+        if event_id not in seen:
+            return None
+        if self._placed < len(event_ids):
+            rows = zip(event_ids[self._placed :], self.keys[self._placed :], strict=True)
+            places.update(zip(rows, count(self._placed), strict=False))
+            self._placed = len(event_ids)
         found = places.get((event_id, key))
         return None if found is None else (self.versions[found], self.first_sequence + found)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from binascii import unhexlify
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from itertools import count, repeat
 from typing import Annotated, NamedTuple
 
@@ -373,11 +374,16 @@ def varint(number: int) -> bytes:
 
 def _property(name: str, value: str) -> bytes:
     """One serialized `KeyValue properties = 1` field, of SingleMessageMetadata."""
-    if value.isascii() and (size := len(name) + len(value) + 4) <= ONE_BYTE_MAX:
-        return f"\n{chr(size)}\n{chr(len(name))}{name}\x12{chr(len(value))}{value}".encode("ascii")
-    key, text = name.encode(), value.encode()
-    pair = b"\n%b%b\x12%b%b" % (varint(len(key)), key, varint(len(text)), text)
-    return b"\n%b%b" % (varint(len(pair)), pair)
+    text = value.encode()
+    return _before_value(name, len(text)) + text
+
+
+@lru_cache(maxsize=4_096)
+def _before_value(name: str, value_bytes: int) -> bytes:
+    """All of a property but its value, which is at its end. There are few names, and most values are short."""
+    key = name.encode()
+    begin = b"\n%b%b\x12%b" % (varint(len(key)), key, varint(value_bytes))
+    return b"\n%b%b" % (varint(len(begin) + value_bytes), begin)
 
 
 def accepted_properties(id_text: str, version: int, sequence: int, submission: str) -> bytes:
@@ -475,15 +481,20 @@ def reply_property(topic: str) -> bytes:
     return _property(REPLY_TO, topic)
 
 
+def _cut(detail: str) -> str:
+    if len(detail) * 4 <= MAX_DETAIL_BYTES:
+        return detail
+    return detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore")
+
+
 def rejected_properties(rejected: Rejected, submission: str) -> bytes:
     """The properties of a rejected event, serialized as fields of SingleMessageMetadata; what is unknown is absent."""
-    fields = {
-        "id": rejected.submission.id_text,
-        "reason": rejected.reason.value,
-        "detail": rejected.detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore"),
-        "expected_version": "" if rejected.expected is None else str(rejected.expected),
-        "current_version": "" if rejected.current is None else str(rejected.current),
-        "accepted_version": "" if rejected.accepted is None else str(rejected.accepted),
-        "submission": submission,
-    }
-    return b"".join(_property(name, value) for name, value in fields.items() if value)
+    fields = [("id", rejected.submission.id_text), ("reason", rejected.reason), ("detail", _cut(rejected.detail))]
+    if rejected.expected is not None:
+        fields.append(("expected_version", str(rejected.expected)))
+    if rejected.current is not None:
+        fields.append(("current_version", str(rejected.current)))
+    if rejected.accepted is not None:
+        fields.append(("accepted_version", str(rejected.accepted)))
+    fields.append(("submission", submission))
+    return b"".join([_property(name, value) for name, value in fields if value])

@@ -6,6 +6,8 @@ Packing never fails: whatever could grow beyond the broker's message limit was a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from sequencer.event import (
@@ -96,12 +98,19 @@ def accepted_messages(outcome: Accepted | AcceptedRun) -> Messages:
     return Messages(heads, payloads, submission.source)
 
 
-def rejected_message(rejected: Rejected) -> Messages:
-    """A rejected event."""
-    submission = rejected.submission
-    submitted_as = f"{submission.source.position}{submission.batch_index}"
-    head = _head(submission, REJECTED_PROPERTIES) + rejected_properties(rejected, submitted_as)
-    return Messages([head], [submission.payload], submission.source)
+def rejected_messages(rejections: Iterable[Rejected]) -> Iterator[Messages]:
+    """Rejected events, those of an entry that come one after the other together."""
+    for source, together in groupby(rejections, _source_of):
+        heads, payloads = [], []
+        for rejected in together:
+            submission = rejected.submission
+            submitted_as = f"{source.position}{submission.batch_index}"
+            heads.append(_head(submission, REJECTED_PROPERTIES) + rejected_properties(rejected, submitted_as))
+            payloads.append(submission.payload)
+        yield Messages(heads, payloads, source)
+
+
+_source_of = attrgetter("submission.source")
 
 
 def forwarded_message(forwarded: Forwarded) -> Messages:

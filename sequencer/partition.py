@@ -28,7 +28,7 @@ from sequencer.event import Forwarded, Rejected
 from sequencer.forward import Forwarder
 from sequencer.names import SUBSCRIPTION, Topics
 from sequencer.owner import OwnerLog, Superseded, end_transactions, last_record
-from sequencer.packing import Output, Packer, accepted_messages, rejected_message
+from sequencer.packing import Output, Packer, accepted_messages, rejected_messages
 from sequencer.pool import TransactionPool
 from sequencer.prime import prime_outputs, refresh_end
 from sequencer.pulsar.client import AccessMode, Consumer, Coordinator, Producer, PulsarClient
@@ -388,14 +388,17 @@ def _judge(overlay: Overlay, entries: Sequence[Entry], limit: int) -> Judged:
     replies: list[ReplyRun] = []
     for portion in portions(entries, PORTION_MESSAGES):
         decided = overlay.decide(read_submitted(portion, limit), decided)
+        rejections: list[Rejected] = []
         for outcome in decided.outcomes:
             match outcome:
                 case Forwarded():
                     forwarded.append(outcome)
                 case Rejected():
-                    rejected.add(rejected_message(outcome))
+                    rejections.append(outcome)
                 case _:
                     accepted.add(accepted_messages(outcome))
+        for messages in rejected_messages(rejections):
+            rejected.add(messages)
         replies += replies_to(decided.outcomes, limit)
     assert decided is not None, "there was at least one entry"
     return Judged(decided._replace(outcomes=()), accepted.close(), rejected.close(), forwarded, replies)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sequencer.decide import Decided, Overlay
 from sequencer.entries import read_entry, read_submitted
 from sequencer.event import MAX_ENTRY_BYTES, Accepted, Flawed, Forwarded, Rejected, Submission
-from sequencer.packing import Messages, Output, accepted_messages, forwarded_message, pack, rejected_message
+from sequencer.packing import Messages, Output, accepted_messages, forwarded_message, pack, rejected_messages
 from sequencer.plain import AcceptedRun, PlainBatch
 from sequencer.pulsar.batches import decompress, split_batch
 from sequencer.pulsar.frames import Entry
@@ -125,7 +125,7 @@ class Outputs(NamedTuple):
 def outputs(outcomes: Sequence[Outcome | AcceptedRun], limit: int = MAX_MESSAGE_BYTES) -> Outputs:
     """Outcomes as a partition sends them."""
     accepted = [accepted_messages(one) for one in outcomes if isinstance(one, Accepted | AcceptedRun)]
-    rejected = [rejected_message(one) for one in outcomes if isinstance(one, Rejected)]
+    rejected = rejected_messages(one for one in outcomes if isinstance(one, Rejected))
     forwarded: dict[int, list[Messages]] = {}
     for one in outcomes:
         if isinstance(one, Forwarded):
@@ -154,6 +154,12 @@ def forwarded_head(forwarded: Forwarded) -> bytes:
     ((head,), (payload,)) = messages.heads, messages.payloads
     assert payload == forwarded.submission.payload
     return head
+
+
+def rejected_message(rejected: Rejected) -> Messages:
+    """One by itself."""
+    (messages,) = rejected_messages([rejected])
+    return messages
 
 
 def rejection(read: Flawed) -> Messages:

@@ -36,7 +36,7 @@ from sequencer.event import (
     Source,
     Submission,
 )
-from sequencer.packing import SENDERS_OWN_FIELDS, Output, accepted_messages, forwarded_message, pack, rejected_message
+from sequencer.packing import SENDERS_OWN_FIELDS, Output, accepted_messages, forwarded_message, pack
 from sequencer.plain import holds_unknown_group
 from sequencer.pulsar.batches import Compression
 from sequencer.pulsar.frames import Entry, MessageId
@@ -49,6 +49,7 @@ from tests.judged import (
     read_all,
     read_one,
     rejected_head,
+    rejected_message,
     rejection,
     submission,
 )

@@ -23,12 +23,12 @@ from sequencer.event import (
     Source,
     Submission,
 )
-from sequencer.packing import accepted_messages, rejected_message
+from sequencer.packing import accepted_messages
 from sequencer.plain import AcceptedRun, PlainBatch
 from sequencer.pulsar.batches import Compression
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.pulsar.pulsar_api_pb2 import SingleMessageMetadata
-from tests.judged import each, ids_of, read_all
+from tests.judged import each, ids_of, read_all, rejected_message
 from tests.submitted import (
     BINARY,
     ID,

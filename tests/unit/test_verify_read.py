@@ -9,11 +9,11 @@ import pytest
 from sequencer.event import Accepted as AcceptedOutcome
 from sequencer.event import Forwarded, Reason
 from sequencer.event import Rejected as RejectedOutcome
-from sequencer.packing import Messages, accepted_messages, forwarded_message, pack, rejected_message
+from sequencer.packing import Messages, accepted_messages, forwarded_message, pack
 from sequencer.pulsar.frames import Entry, MessageId
 from sequencer.verify.read import accepted_records, rejected_records, submitted_records
 from sequencer.verify.verifier import UNREADABLE, Accepted, Rejected, Submitted
-from tests.judged import flawed, rejection, submission
+from tests.judged import flawed, rejected_message, rejection, submission
 from tests.submitted import (
     DELIVERED_AT,
     ID,
