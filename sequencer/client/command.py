@@ -28,6 +28,8 @@ class Order(NamedTuple):
     expected: int | AnyVersion
     events: list[NewEvent[bytes]]
     timeout_s: float
+    repeated: bool = False
+    """Whether its ids were given: then an earlier call may have sent it."""
 
     @property
     def ids(self) -> list[str]:
@@ -78,7 +80,7 @@ def order_of(
     except ValueError as wrong:
         raise click.UsageError(f"--id: {wrong}") from wrong
     events = [NewEvent(read_data(each), event_id, type=kind) for each, event_id in zip(data, event_ids, strict=True)]
-    return Order(key, parse_expected(expect), events, timeout_s)
+    return Order(key, parse_expected(expect), events, timeout_s, repeated=bool(ids))
 
 
 def append(connection: Connection, order: Order, *, as_json: bool) -> int:
@@ -97,7 +99,7 @@ def append(connection: Connection, order: Order, *, as_json: bool) -> int:
         _show(as_json, _rejection(order, rejected), f"rejected: {rejected}", err=True)
         return EXIT_REJECTED
     except OutcomeUnknown as unknown:
-        if unknown.attempts == 0:
+        if unknown.attempts == 0 and not order.repeated:
             raise Failure(f"nothing was appended: {one_line(unknown)}") from unknown
         fields = {"key": order.key, "outcome": "unknown", "ids": order.ids, "attempts": unknown.attempts}
         _show(as_json, fields, f"unknown: {unknown}\n{_how_to_settle(order)}", err=True)

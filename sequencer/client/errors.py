@@ -60,7 +60,8 @@ class OutcomeUnknown(SequencerError):
     Attributes:
         key: the aggregate.
         ids: of the events, in order.
-        attempts: how often they were sent; where it is 0 they were not appended and will not be.
+        attempts: how often this call has sent them. Where it is 0, and no call before has had the same ids, they were
+            not appended and will not be.
     """
 
     def __init__(self, key: str, ids: Sequence[str], attempts: int, why: str) -> None:

@@ -131,8 +131,9 @@ class Lives:
         if not self._begun.done():
             self._begun.set_exception(failure or EndpointClosed(f"{self._what}: ended"))
             self._begun.exception()  # whoever waits in `start` gets it; perhaps nobody does
-        self._ended.set()
+        # Whoever waits for something of it hears before whoever closes it goes on, and cancels what still waits.
         self._on_end()
+        self._ended.set()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

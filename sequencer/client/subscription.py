@@ -67,7 +67,12 @@ class Subscription(Generic[T]):
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        await self._lives.start()
+        try:
+            await self._lives.start()
+        except BaseException:
+            # Cancelled, say: nobody would end it, and as a member of a group it would keep partitions to itself.
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -97,8 +102,10 @@ class Subscription(Generic[T]):
                 raise arrived
             self._taken.extend(arrived)
         event = self._taken.popleft()
-        self.checkpoint = self.checkpoint.after(event.partition, PartitionPoint(event.sequence + 1, event.position))
-        return recorded(event, self.checkpoint, self._codec)
+        checkpoint = self.checkpoint.after(event.partition, PartitionPoint(event.sequence + 1, event.position))
+        found = recorded(event, checkpoint, self._codec)
+        self.checkpoint = checkpoint  # not past an event that was not given out
+        return found
 
     async def close(self) -> None:
         """End it; what has been read ahead is dropped."""

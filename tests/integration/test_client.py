@@ -8,6 +8,7 @@ import itertools
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -33,6 +34,8 @@ from sequencer.client import (
     json_codec,
 )
 from sequencer.client.sync import SyncEventStore
+from sequencer.names import Topics
+from sequencer.pulsar.client import PulsarClient
 from sequencer.pulsar.errors import PulsarError
 from sequencer.topics import TopicMissing
 from tests.conftest import make_namespace
@@ -417,6 +420,26 @@ def test_a_closed_store_answers_what_waits(broker: EmbeddedBroker, namespace: st
     run(work())
 
 
+async def first_submission(broker: EmbeddedBroker, topic: str) -> None:
+    async with PulsarClient(broker.service_url) as client, asyncio.timeout(ANSWERED_WITHIN_S):
+        reader = await client.reader(topic)
+        await reader.take(max_messages=1, max_bytes=1)
+
+
+def test_a_closed_store_of_the_twin_answers_what_another_thread_waits_for(
+    broker: EmbeddedBroker, namespace: str
+) -> None:
+    """With the ids, by which it can be settled; not with a cancellation, which has none."""
+    init(broker, namespace, PARTITIONS)
+    with SyncEventStore(service_url=broker.service_url, namespace=namespace) as store, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(store.append, "a", 1)
+        asyncio.run(first_submission(broker, Topics(namespace).submitted_partition(home("a", PARTITIONS))))
+        store.close()
+        with pytest.raises(OutcomeUnknown, match="closed") as unknown:
+            waiting.result()
+    assert len(unknown.value.ids) == 1
+
+
 # --- subscribe ---
 
 
@@ -609,7 +632,9 @@ def test_typed_data_binary_mode_and_what_cannot_be_decoded(running: Running, cli
                 assert first.data == {"owner": "Ada"}
                 with pytest.raises(Undecodable, match="owner"):
                     await anext(events)
+                assert events.checkpoint == first.checkpoint, "a codec that is mended gets it"
                 third = await anext(events)
+                assert events.checkpoint == third.checkpoint != first.checkpoint
                 assert (third.data, third.id, third.version) == (b"\x00\xff", str(event_id), 2)
 
     run(work())

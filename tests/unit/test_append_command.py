@@ -35,7 +35,9 @@ def test_data_is_taken_as_it_was_written_or_from_a_file(tmp_path: Path) -> None:
 
 
 def test_ids_are_kept_and_must_fit() -> None:
-    assert order_of("a", "any", ["1"], [ID], None, 5.0).ids == [ID]
+    order = order_of("a", "any", ["1"], [ID], None, 5.0)
+    assert (order.ids, order.repeated) == ([ID], True)
+    assert not order_of("a", "any", ["1"], [], None, 5.0).repeated
     with pytest.raises(click.UsageError, match="2 times --data, but 1 times --id"):
         order_of("a", "any", ["1", "2"], [ID], None, 5.0)
     with pytest.raises(click.UsageError, match="UUID"):

@@ -71,7 +71,7 @@ def test_every_message_goes_to_its_home_in_order_and_outside_any_transaction() -
     assert stand.payloads(home_0) == [read[n].payload for n in (1, 4, 5)]
 
 
-@pytest.mark.parametrize(("events", "property_bytes"), [(1000, 0), (100, 30_000)])
+@pytest.mark.parametrize(("events", "property_bytes"), [(1000, 0), (15, 250_000)])
 def test_lists_from_many_entries_find_room_at_home(events: int, property_bytes: int) -> None:
     """Each had room in the entry that it came in; packed into one, there would be none for the last."""
     payload = listed(*(f"event {n}" for n in range(events)))
