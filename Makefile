@@ -2,7 +2,7 @@
 # make test    lint, types and every test against a real broker
 # make faults  the tests that are too long for every time, then fresh schedules of faults for so many MINUTES
 # make histories  COUNT histories of concurrent appends under faults, checked for linearizability
-# make bench   every benchmark (hours on an idle machine), or only NAME, into bench/results, and the plots
+# make bench   every benchmark (an hour and a half and more, on an idle machine), or only NAME, into bench/results, and the plots
 PYTHON ?= python3
 MINUTES ?= 30
 COUNT ?= 100
