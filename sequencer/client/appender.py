@@ -45,6 +45,12 @@ NAME_TAKEN_LIMIT_S = 20.0
 """How long to wait for the broker to notice that the last life's producer is gone; its probe takes 5 s."""
 NAME_TAKEN_PAUSE_S = 0.2
 
+QUOTA_EXCEEDED = frozenset(
+    {ServerError.PRODUCER_BLOCKED_QUOTA_EXCEEDED_ERROR, ServerError.PRODUCER_BLOCKED_QUOTA_EXCEEDED_EXCEPTION}
+)
+QUOTA_PAUSE_S = 1.0
+"""A partition whose backlog has reached its quota takes no producer; it is asked again so often, until it does."""
+
 
 class Append:
     """One append from its call to its answer.
@@ -188,15 +194,22 @@ class Appender:
         raise producer.lost.result()
 
     async def _open_producer(self, client: PulsarClient, partition: Partition) -> Producer:
-        """A producer of our name. While the broker has not noticed the end of the last one, it says that it is busy."""
+        """A producer of our name. While the broker has not noticed the end of the last one, it says that it is busy.
+
+        What is full, since its owner is stopped, say, is waited for here: to end the life would take the answers from
+        all other partitions.
+        """
         give_up_at_s = asyncio.get_running_loop().time() + NAME_TAKEN_LIMIT_S
         while True:
             try:
                 return await client.producer(partition.topic, name=self._producer_name)
             except ServerRefused as refused:
-                if refused.error != ServerError.PRODUCER_BUSY or asyncio.get_running_loop().time() > give_up_at_s:
+                pause_s = NAME_TAKEN_PAUSE_S
+                if refused.error in QUOTA_EXCEEDED:
+                    pause_s = QUOTA_PAUSE_S
+                elif refused.error != ServerError.PRODUCER_BUSY or asyncio.get_running_loop().time() > give_up_at_s:
                     raise
-            await asyncio.sleep(NAME_TAKEN_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
     def _send_batch(self, producer: Producer, lane: Lane[Append]) -> asyncio.Future[MessageId] | None:
         """Send the next entry and return the future of its receipt; None where nothing of it may be sent."""
