@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
 from msgspec.structs import replace
@@ -66,8 +66,6 @@ CHUNK_FIELDS: Final = (
     "uncompressed_size",
 )
 """Metadata from which a client would put chunks together."""
-
-Metadata = TypeVar("Metadata", MessageMetadata, SingleMessageMetadata)
 
 
 # --- reading ---
@@ -138,7 +136,7 @@ def _by_columns(alike: Sequence[Entry], max_message_bytes: int) -> PlainBatch | 
 def read_entry(entry: Entry, max_message_bytes: int) -> list[Submission | Flawed]:
     """Every message of a submitted entry, in order; an entry that cannot be opened is one `Flawed` with index -1."""
     metadata = entry.metadata
-    drop_groups(metadata, metadata.SerializePartialToString())
+    drop_groups(metadata)
     source = _source(entry)
     if refusal := _refusal(entry):
         return [_closed(entry, source, *refusal, max_message_bytes)]
@@ -183,22 +181,19 @@ def _reply_to_of_batch(metadata: MessageMetadata) -> str:
     return found
 
 
-def drop_groups(metadata: Metadata, serialized: bytes) -> bool:
+def drop_groups(metadata: MessageMetadata | SingleMessageMetadata) -> bool:
     """Take out the fields that nobody knows where one of them is a group, and say whether it was so.
 
     To the parser of Pulsar's broker and Java client, LightProto, a group is an error: one in `events` would end the
     topic's compaction, and stand in the way of every Java consumer. Other fields that nobody knows stay.
-
-    Args:
-        serialized: what the metadata was parsed from.
     """
+    serialized = metadata.SerializePartialToString()
     metadata.DiscardUnknownFields()
     if len(metadata.SerializePartialToString()) == len(serialized):
         return False
-    whole = type(metadata).FromString(serialized)
-    if _holds_group(whole):
+    if _holds_group(type(metadata).FromString(serialized)):
         return True
-    metadata.CopyFrom(whole)
+    metadata.ParseFromString(serialized)
     return False
 
 
@@ -282,7 +277,7 @@ def _read_message(
     # Only a property, or the payload's size, can be incomplete; the parser does not mind.
     if (fields or not payload) and not single.IsInitialized():
         raise CorruptBatch(f"the metadata of message {index} lacks a required field")
-    if drop_groups(single, head):
+    if drop_groups(single):
         head = single.SerializeToString()
     forwarded = False
     if fields:
